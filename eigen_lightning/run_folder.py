@@ -1,0 +1,94 @@
+"""The run folder: the only file that knows its paths and formats."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from eigen_lightning.parameters import ParameterSpace
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write to a temporary file beside ``path``, flush it to disk, then rename: a reader sees all or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+class RunFolder:
+    """One run's results on disk; see README for what each file holds."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.manifest = self.path / "manifest.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.last_checkpoint = self.checkpoints / "last.ckpt"
+        self.tensorboard = self.path / "tensorboard"
+        self.metrics = self.path / "metrics.csv"
+        self.target = self.path / "target.safetensors"
+        self.directions = self.path / "directions.safetensors"
+        self.scorecard = self.path / "scorecard.json"
+        self.interference = self.path / "interference.npy"
+        self.top_examples = self.path / "top_examples.jsonl"
+        self.report = self.path / "report.html"
+
+    def write_target(self, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Keep a toy target's trained weights W0, with what is known of their training."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+        write_atomically(self.target, save(tensors, metadata={"training": json.dumps(facts)}))
+
+    def read_target(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The weights and facts that :meth:`write_target` kept."""
+        with safe_open(self.target, framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get("training", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, facts
+
+    def write_directions(self, directions: Float[Tensor, "K P"], space: ParameterSpace) -> None:
+        """Keep U, rows in unit norm, with the parameters' names and shapes in the order of P."""
+        metadata = {
+            "parameters": json.dumps(list(space.names)),
+            "shapes": json.dumps([list(shape) for shape in space.shapes]),
+        }
+        content = save({"U": directions.detach().cpu().contiguous()}, metadata=metadata)
+        write_atomically(self.directions, content)
+
+    def read_directions(self) -> tuple[Float[Tensor, "K P"], ParameterSpace]:
+        """U and the space it lies in."""
+        with safe_open(self.directions, framework="pt") as file:
+            metadata = file.metadata()
+            shapes = tuple(tuple(shape) for shape in json.loads(metadata["shapes"]))
+            return file.get_tensor("U"), ParameterSpace(tuple(json.loads(metadata["parameters"])), shapes)
+
+    def write_json(self, path: Path, content: Mapping[str, Any]) -> None:
+        """Write one of the folder's JSON files, keys in the order given."""
+        write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def write_interference(self, matrix: Float[Tensor, "K K"]) -> None:
+        """Keep the interference matrix of the last epoch."""
+        path = self.interference
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        with partial.open("wb") as file:
+            np.save(file, matrix.detach().float().cpu().numpy())
+        partial.replace(path)
+
+    def write_top_examples(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Keep the top examples, one JSON line a direction."""
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        write_atomically(self.top_examples, text.encode())
+
+    def read_top_examples(self) -> list[dict[str, Any]]:
+        """One dict a direction, in order."""
+        return [json.loads(line) for line in self.top_examples.read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,99 @@
+"""What a target is: a trained network, seen as a function of the parameters chosen in it."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from eigen_lightning.errors import UserError
+from eigen_lightning.parameters import ParameterSpace
+from eigen_lightning.run_folder import RunFolder
+
+
+class Target(ABC):
+    """A trained network whose parameter space is to be decomposed.
+
+    A new target writes :meth:`network_with_weights`; one that has to be trained first also :meth:`prepare`. The
+    network's outputs have shape ``[batch, *positions, n_out]``; each (batch, position) pair is a sample.
+
+    A target is no ``nn.Module`` on purpose: it stays out of checkpoints, optimizers and DDP's buckets.
+
+    Attributes:
+        network: the network in evaluation mode, frozen; there after :meth:`load`.
+        space: the chosen parameters; there after :meth:`load`.
+    """
+
+    default_divergence: ClassVar[str] = "mse"
+    network: nn.Module
+    space: ParameterSpace
+
+    def __init__(self, parameters: Sequence[str]) -> None:
+        self.patterns = tuple(parameters)
+
+    def prepare(self, run: RunFolder, seed: int) -> None:
+        """What one process must do before any can :meth:`load`: train the network, say. Nothing by default.
+
+        Args:
+            run: where trained weights are kept, so that a resumed run finds them.
+            seed: seed of whatever chance the preparation uses.
+        """
+
+    @abstractmethod
+    def network_with_weights(self, run: RunFolder) -> nn.Module:
+        """The network holding its trained weights W0."""
+
+    def load(self, run: RunFolder) -> None:
+        """Take the network, freeze it and choose its parameters.
+
+        Raises:
+            UserError: where a pattern in ``parameters`` matches nothing.
+        """
+        self.network = self.network_with_weights(run).eval().requires_grad_(False)
+        self._network_names = self.parameter_names()
+        by_path = dict(self.network.named_parameters())
+        available = {name: by_path[path] for name, path in self._network_names.items()}
+        self.space = ParameterSpace.select(available, self.patterns)
+
+    def parameter_names(self) -> dict[str, str]:
+        """The name a person uses for each parameter, and its path in ``network.named_parameters()``."""
+        return {name: name for name, _ in self.network.named_parameters()}
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """W0 of the chosen parameters, by the names a person uses."""
+        by_path = dict(self.network.named_parameters())
+        return {name: by_path[self._network_names[name]] for name in self.space.names}
+
+    def outputs(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Float[Tensor, "batch *positions n_out"]:
+        """The network's outputs with the chosen parameters set to ``weights``; pure, so that torch.func can take it."""
+        by_path = {self._network_names[name]: tensor for name, tensor in weights.items()}
+        return functional_call(self.network, by_path, (inputs,))
+
+    def check_inputs(self, inputs: Tensor) -> None:
+        """Refuse inputs the network cannot take. Called once a data set, before any work is spent on it.
+
+        Raises:
+            UserError: naming what the network takes and what came.
+        """
+
+    def config(self) -> dict[str, Any]:
+        """What, besides the weights, makes this target the one it is; part of its fingerprint."""
+        return {"class": type(self).__name__, "parameters": list(self.space.names)}
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the configuration and the chosen parameters' bytes, as hexadecimal."""
+        digest = hashlib.sha256(json.dumps(self.config(), sort_keys=True).encode())
+        for tensor in self.weights.values():
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Target":
+        """Move the network; returns the target itself."""
+        self.network.to(device=device, dtype=dtype)
+        return self
