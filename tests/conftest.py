@@ -1,0 +1,46 @@
+"""Shared fixtures: assets that may be absent, one thread, no network."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+
+import pytest
+import torch
+
+ASSETS = Path(os.environ.get("EIGEN_LIGHTNING_ASSETS", Path(__file__).parents[2] / "shared" / "assets"))
+
+
+def asset(name: str) -> Path:
+    """The path of a development asset; skips the test where it is absent."""
+    path = ASSETS / name
+    if not path.exists():
+        pytest.skip(f"{path} is absent; set EIGEN_LIGHTNING_ASSETS to the folder that holds {name}")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_seed() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def gpt_neo_folder() -> Path:
+    return asset("gpt-neo-tinystories")
+
+
+@pytest.fixture(scope="session")
+def stories260k_folder() -> Path:
+    return asset("stories260K")
+
+
+@pytest.fixture(scope="session")
+def gpt2_tokenizer_folder() -> Path:
+    return asset("gpt2-tokenizer")
+
+
+@pytest.fixture(scope="session")
+def tinystories_file() -> Path:
+    return asset("tinystories/train.txt")
