@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from eigen_lightning.errors import UserError
+from eigen_lightning.curvature.readout import Readout
 from eigen_lightning.parameters import ParameterSpace
 from eigen_lightning.run_folder import RunFolder
 
@@ -74,6 +74,15 @@ class Target(ABC):
         """The network's outputs with the chosen parameters set to ``weights``; pure, so that torch.func can take it."""
         by_path = {self._network_names[name]: tensor for name, tensor in weights.items()}
         return functional_call(self.network, by_path, (inputs,))
+
+    @property
+    def readout(self) -> Readout | None:
+        """The linear readout the outputs end in, where it holds none of the chosen parameters; None otherwise."""
+        return None
+
+    def hidden(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Float[Tensor, "batch *positions d"]:
+        """The tensor before :attr:`readout`; pure like :meth:`outputs`."""
+        raise TypeError(f"{type(self).__name__} has no linear readout to take the tensor before")
 
     def check_inputs(self, inputs: Tensor) -> None:
         """Refuse inputs the network cannot take. Called once a data set, before any work is spent on it.

@@ -1,0 +1,160 @@
+"""The second derivative d2D of a divergence along directions in parameter space, sample by sample."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Literal, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.func import jvp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from eigen_lightning.curvature.divergence import Divergence
+from eigen_lightning.curvature.linearization import Linearizer
+from eigen_lightning.curvature.metric_cache import MetricCache
+from eigen_lightning.curvature.readout import Readout, pulled_back_metric
+from eigen_lightning.errors import UserError
+from eigen_lightning.parameters import ParameterSpace
+
+CurvatureOnBatch = Callable[[Float[Tensor, "k P"]], Float[Tensor, "k batch *positions"]]
+"""d2D of at most ``rows`` directions on one batch; differentiable in the directions, never negative for Gauss-Newton."""
+
+
+class Network(Protocol):
+    """What curvature needs to know of a network; :class:`eigen_lightning.targets.Target` is one."""
+
+    @property
+    def space(self) -> ParameterSpace: ...
+
+    @property
+    def weights(self) -> dict[str, Tensor]: ...
+
+    @property
+    def readout(self) -> Readout | None: ...
+
+    def outputs(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor: ...
+
+    def hidden(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor: ...
+
+
+class Curvature(ABC):
+    """d2D(x, u) = u^T H(x) u, H the Hessian of D(f(x, W), f(x, W0)) by the chosen parameters at W0.
+
+    Args:
+        network: the network with its trained weights.
+        divergence: D.
+    """
+
+    def __init__(self, network: Network, divergence: Divergence) -> None:
+        self.network = network
+        self.divergence = divergence
+
+    @property
+    def origin(self) -> Float[Tensor, " P"]:
+        """W0 of the chosen parameters as one vector."""
+        return self.network.space.flatten(self.network.weights)
+
+    @abstractmethod
+    def at(self, inputs: Tensor, rows: int, sample_id: Int[Tensor, " batch"] | None = None) -> CurvatureOnBatch:
+        """Prepare a batch: whatever does not depend on the directions is computed here, once.
+
+        Args:
+            inputs: a batch of inputs.
+            rows: how many directions are evaluated at a time.
+            sample_id: identities of the samples, given only where the same samples come again.
+        """
+
+
+class Nested(Curvature):
+    """Two nested forward-mode products, ``jvp(jvp(D))``: the reference, for any divergence."""
+
+    def at(self, inputs: Tensor, rows: int, sample_id: Tensor | None = None) -> CurvatureOnBatch:
+        network, origin = self.network, self.origin
+        with torch.no_grad():
+            reference = network.outputs(network.weights, inputs)
+
+        def divergence(weights: Tensor) -> Tensor:
+            return self.divergence.value(network.outputs(network.space.unflatten(weights), inputs), reference)
+
+        def second(direction: Tensor) -> Tensor:
+            return jvp(lambda w: jvp(divergence, (w,), (direction,))[1], (origin,), (direction,))[1]
+
+        def evaluate(directions: Tensor) -> Tensor:
+            with sdpa_kernel(SDPBackend.MATH):
+                return vmap(second)(directions)
+
+        return evaluate
+
+
+class GaussNewton(Curvature):
+    """One forward-mode product: as D's gradient by the outputs vanishes at W0, H is exactly J^T H_out J.
+
+    Where the network ends in a linear readout that holds none of the chosen parameters, the tangent is taken before
+    it and the metric of the outputs is pulled back (DESIGN section 2).
+
+    Args:
+        network: the network with its trained weights.
+        divergence: D, with vanishing gradient at W0.
+        readout: ``auto`` pulls the metric back where that is possible; ``off`` always goes through the outputs.
+        staged: compute what does not depend on directions once a batch.
+        cache: keeps the metric of samples that return every epoch.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        divergence: Divergence,
+        readout: Literal["auto", "off"] = "auto",
+        staged: bool = True,
+        cache: MetricCache | None = None,
+    ) -> None:
+        super().__init__(network, divergence)
+        self.readout = network.readout if readout == "auto" and _can_pull_back(divergence) else None
+        self.cache = cache
+        function = network.outputs if self.readout is None else network.hidden
+        self.linearizer = Linearizer(lambda w, x: function(network.space.unflatten(w), x), staged)
+        self._checked = False
+
+    def at(self, inputs: Tensor, rows: int, sample_id: Tensor | None = None) -> CurvatureOnBatch:
+        """As :meth:`Curvature.at`.
+
+        Raises:
+            UserError: where the divergence's gradient at W0 does not vanish.
+        """
+        linearization = self.linearizer.at(self.origin, inputs, rows)
+        with torch.no_grad():
+            if not self._checked:
+                outputs = linearization.outputs
+                self._check_gradient(outputs if self.readout is None else self.readout(outputs))
+                self._checked = True
+            if self.readout is None:
+                reference = linearization.outputs
+                return lambda u: self.divergence.quadratic_form(linearization.push(u), reference)
+            metric = self._metric(linearization.outputs, sample_id)
+
+        def evaluate(directions: Tensor) -> Tensor:
+            tangents = linearization.push(directions)
+            return (torch.einsum("k...i,...ij->k...j", tangents, metric) * tangents).sum(-1)
+
+        return evaluate
+
+    def _metric(self, hidden: Tensor, sample_id: Tensor | None) -> Tensor:
+        readout = self.readout
+        assert readout is not None
+        if self.cache is None or sample_id is None:
+            return pulled_back_metric(self.divergence, readout, hidden)
+        return self.cache.get(sample_id, hidden, lambda part: pulled_back_metric(self.divergence, readout, part))
+
+    def _check_gradient(self, reference: Tensor) -> None:
+        gradient = self.divergence.gradient_at_reference(reference).abs().max()
+        # Rounding leaves about one unit in the last place of the outputs' scale.
+        if gradient > 1e3 * torch.finfo(reference.dtype).eps * max(1.0, float(reference.abs().max())):
+            raise UserError(
+                f"gauss_newton needs a divergence whose gradient vanishes at the trained weights; that of "
+                f"{type(self.divergence).__name__} is up to {gradient:.3g} there: use `curvature: nested`"
+            )
+
+
+def _can_pull_back(divergence: Divergence) -> bool:
+    return type(divergence).pull_back is not Divergence.pull_back

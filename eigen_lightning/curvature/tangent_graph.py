@@ -1,0 +1,80 @@
+"""A traced forward-mode product, cut into what depends on the directions and what does not."""
+
+from typing import Any
+
+import torch
+from torch import fx
+
+aten = torch.ops.aten
+
+SHAPE_KEEPING = (aten.expand.default, aten.view.default, aten._unsafe_view.default, aten.reshape.default)
+COPYING = (aten._to_copy.default, aten.detach.default, aten.alias.default, aten.lift_fresh.default)
+
+
+def _meta(node: fx.Node) -> Any:
+    return node.meta.get("val", node.meta.get("tensor_meta"))
+
+
+def _changes_nothing(node: fx.Node) -> bool:
+    if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
+        return False
+    before, after = _meta(node.args[0]), _meta(node)
+    if before is None or after is None or not hasattr(before, "shape") or not hasattr(after, "shape"):
+        return False
+    same = before.shape == after.shape and before.dtype == after.dtype
+    if node.target in SHAPE_KEEPING:
+        return same
+    return node.target in COPYING and same and str(node.kwargs.get("device")) != "meta"
+
+
+def simplify(module: fx.GraphModule) -> fx.GraphModule:
+    """Drop dead nodes, and copies, views and expansions that change nothing. In place; returns the module."""
+    graph = module.graph
+    graph.eliminate_dead_code()
+    for node in graph.nodes:
+        if _changes_nothing(node):
+            node.replace_all_uses_with(node.args[0])
+    graph.eliminate_dead_code()
+    module.recompile()
+    return module
+
+
+def split(module: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """Cut ``(weights, inputs, directions) -> (outputs, tangents)`` in two.
+
+    Returns:
+        ``primal(weights, inputs) -> (outputs, *coefficients)`` and ``tangent(directions, *coefficients) -> tangents``,
+        the second linear in the directions.
+    """
+    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
+    directions = placeholders[-1]
+    (output,) = (node for node in module.graph.nodes if node.op == "output")
+    outputs, tangents = output.args[0]
+    moving = {directions}
+    for node in module.graph.nodes:
+        if node is not output and any(parent in moving for parent in node.all_input_nodes):
+            moving.add(node)
+    needed = [
+        node
+        for node in module.graph.nodes
+        if node not in moving and node is not output and (any(user in moving for user in node.users) or node is tangents)
+    ]
+    primal, tangent = fx.Graph(), fx.Graph()
+    in_primal: dict[fx.Node, fx.Node] = {}
+    in_tangent = {directions: tangent.placeholder("directions")}
+    for index, node in enumerate(needed):
+        in_tangent[node] = tangent.placeholder(f"coefficient_{index}")
+    for node in module.graph.nodes:
+        if node is directions or node is output:
+            continue
+        if node in moving:
+            in_tangent[node] = tangent.node_copy(node, in_tangent.__getitem__)
+        else:
+            in_primal[node] = primal.node_copy(node, in_primal.__getitem__)
+    primal.output((in_primal[outputs], *map(in_primal.__getitem__, needed)))
+    tangent.output(in_tangent[tangents])
+    for graph in (primal, tangent):
+        graph.eliminate_dead_code()
+    return fx.GraphModule(module, primal), fx.GraphModule(module, tangent)
+
+
