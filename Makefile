@@ -1,0 +1,43 @@
+# Everything runs in .venv; each target installs first, which costs nothing where nothing changed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test test-all bench lint clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+install: $(STAMP) ## create .venv and install the package with the tested versions
+
+$(VENV)/pyvenv.cfg:
+	$(PYTHON) -c 'import sys; v = sys.version.split()[0]; (3, 10) <= sys.version_info < (3, 14) or sys.exit(f"expected Python 3.10 to 3.13, got {v}; name another: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): pyproject.toml .ci/constraints.txt $(VENV)/pyvenv.cfg
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint .ci/constraints.txt --editable '.[dev,plots]'
+	@touch $@
+
+demo: install ## train XOR and TMS, decompose both, show what was found
+	$(BIN)/eigen-lightning demo --run_dir runs/demo
+
+test: install ## the quick tests, with at least 90 % of the package covered
+	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term --cov-fail-under=90
+
+test-all: install ## every test, the slow ones too
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+
+bench: install ## time ours against nested products
+	$(BIN)/python tests/benchmarks/run.py
+
+lint: install ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy eigen_lightning
+
+clean: ## remove what was built; .venv and runs stay
+	rm -rf build dist *.egg-info .coverage .coverage.* htmlcov .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
