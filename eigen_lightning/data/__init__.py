@@ -1,0 +1,8 @@
+"""Samples: toy streams and text, each sample with an identity of its own."""
+
+from eigen_lightning.data.stream import Batch, SampleSet, SampleStream
+from eigen_lightning.data.tinystories import TinyStories
+from eigen_lightning.data.tms import TMS
+from eigen_lightning.data.xor import XOR
+
+__all__ = ["TMS", "XOR", "Batch", "SampleSet", "SampleStream", "TinyStories"]

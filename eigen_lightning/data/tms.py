@@ -1,0 +1,107 @@
+"""Samples for toy models of superposition."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eigen_lightning.data.generated import FixedSet, GeneratedSet
+from eigen_lightning.data.stream import SampleSet, SampleStream
+from eigen_lightning.errors import UserError
+from eigen_lightning.seeding import derive_seed
+
+
+def sparse_features(
+    rows: int, features: int, probability: float, generator: torch.Generator
+) -> Float[Tensor, "rows features"]:
+    """Features uniform in [0, 1), each present with ``probability`` independently of the others, float32."""
+    present = torch.rand(rows, features, generator=generator) < probability
+    return torch.rand(rows, features, generator=generator) * present
+
+
+def single_features(features: int, values: int) -> Float[Tensor, "samples features"]:
+    """Exactly one feature present in each row: every feature with ``values`` values 1/values, 2/values, ..., 1.
+
+    Ordered by feature, then by value; ``features * values`` rows.
+    """
+    strengths = torch.arange(1, values + 1) / values
+    return torch.kron(torch.eye(features), strengths[:, None])
+
+
+class TMSSamples(GeneratedSet):
+    """A stream of sparse features."""
+
+    def __init__(self, name: str, first_id: int, length: int, seed: int, features: int, probability: float) -> None:
+        super().__init__(name, first_id, length, seed)
+        self.features = features
+        self.probability = probability
+
+    def draw(self, generator: torch.Generator, rows: int) -> Float[Tensor, "rows features"]:
+        return sparse_features(rows, self.features, self.probability, generator)
+
+
+class TMS(SampleStream):
+    """Sparse features, as in toy models of superposition.
+
+    Evaluation sets: "heldout", drawn like the training samples from a seed of its own, and "single_feature", in
+    which exactly one feature is present, each equally often, its values spread evenly over (0, 1].
+
+    Source: Elhage et al., "Toy Models of Superposition", 2022.
+    """
+
+    def __init__(
+        self,
+        features: int = 5,
+        probability: float = 0.05,
+        batch_size: int = 256,
+        samples_per_epoch: int = 16384,
+        heldout_samples: int = 4096,
+        values_per_feature: int = 100,
+        num_workers: int = 0,
+        seed: int | None = None,
+    ) -> None:
+        """
+        Args:
+            features: number of features, the network's inputs.
+            probability: how often each feature is present, in (0, 1].
+            batch_size: samples a step, over all devices.
+            samples_per_epoch: training samples an epoch, fresh in every epoch.
+            heldout_samples: size of "heldout".
+            values_per_feature: samples of each feature in "single_feature".
+            num_workers: processes that load ahead, for each loader; 0 is fastest here.
+            seed: seed of the samples; the run's seed where None.
+
+        Raises:
+            UserError: where a number is out of range.
+        """
+        super().__init__(batch_size, num_workers, seed)
+        counts = {
+            "features": features,
+            "samples_per_epoch": samples_per_epoch,
+            "heldout_samples": heldout_samples,
+            "values_per_feature": values_per_feature,
+        }
+        for field, count in counts.items():
+            if count < 1:
+                raise UserError(f"expected {field} of at least 1, got {count}; leave it out for the default")
+        if not 0 < probability <= 1:
+            raise UserError(f"expected a probability in (0, 1], got {probability}; use 0.05, say")
+        self.features = features
+        self.probability = probability
+        self.samples_per_epoch = samples_per_epoch
+        self.heldout_samples = heldout_samples
+        self.values_per_feature = values_per_feature
+
+    def sample_sets(self, seed: int) -> tuple[SampleSet, dict[str, SampleSet]]:
+        generator = torch.Generator().manual_seed(derive_seed(seed, "heldout"))
+        inputs = sparse_features(self.heldout_samples, self.features, self.probability, generator)
+        heldout = FixedSet("heldout", 0, inputs)
+        single = FixedSet("single_feature", len(heldout), single_features(self.features, self.values_per_feature))
+        first_id = single.first_id + len(single)
+        train = TMSSamples("train", first_id, self.samples_per_epoch, seed, self.features, self.probability)
+        return train, {"heldout": heldout, "single_feature": single}
+
+    def identity(self) -> dict[str, Any]:
+        fields = ("features", "probability", "samples_per_epoch", "heldout_samples", "values_per_feature")
+        return {field: getattr(self, field) for field in fields}
