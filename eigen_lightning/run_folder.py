@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,13 @@ def write_atomically(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 class RunFolder:
     """One run's results on disk; see README for what each file holds."""
 
@@ -43,6 +52,28 @@ class RunFolder:
         self.interference = self.path / "interference.npy"
         self.top_examples = self.path / "top_examples.jsonl"
         self.report = self.path / "report.html"
+
+    @contextmanager
+    def replaced(self) -> Iterator[None]:
+        """Work on the folder as if it were empty; its results come back where that fails before it has any of its own.
+
+        Only the files named above are touched, whatever else lies in the folder.
+        """
+        before = self.path / ".replaced"
+        mine = [path for path in vars(self).values() if path != self.path]
+        held = [path for path in mine if path.exists()]
+        for path in held:
+            before.mkdir(exist_ok=True)
+            path.rename(before / path.name)
+        try:
+            yield
+        finally:
+            if held and not self.manifest.exists():
+                for path in mine:
+                    _remove(path)
+                for path in held:
+                    (before / path.name).rename(path)
+            _remove(before)
 
     def write_target(self, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Keep a toy target's trained weights W0, with what is known of their training."""

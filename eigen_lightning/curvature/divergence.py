@@ -1,7 +1,6 @@
 """How far an output moves: divergences between a network's outputs and those at its trained weights."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float

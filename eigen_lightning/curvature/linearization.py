@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.func import functionalize, jvp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from eigen_lightning.curvature.tangent_graph import simplify, split

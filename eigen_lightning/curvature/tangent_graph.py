@@ -7,7 +7,7 @@ from torch import fx
 
 aten = torch.ops.aten
 
-SHAPE_KEEPING = (aten.expand.default, aten.view.default, aten._unsafe_view.default, aten.reshape.default)
+SHAPE_KEEPING = (aten.expand.default, aten.reshape.default)
 COPYING = (aten._to_copy.default, aten.detach.default, aten.alias.default, aten.lift_fresh.default)
 
 
@@ -27,10 +27,28 @@ def _changes_nothing(node: fx.Node) -> bool:
     return node.target in COPYING and same and str(node.kwargs.get("device")) != "meta"
 
 
+def _replace_copy(node: fx.Node) -> None:
+    """What functionalization makes of an in-place copy has no derivative; the expanded source has."""
+    source = node.args[1]
+    with node.graph.inserting_before(node):
+        expanded = node.graph.call_function(aten.expand.default, (source, list(_meta(node).shape)))
+        expanded.meta.update(node.meta)
+        if _meta(source).dtype != _meta(node).dtype:
+            expanded = node.graph.call_function(aten._to_copy.default, (expanded,), {"dtype": _meta(node).dtype})
+            expanded.meta.update(node.meta)
+    node.replace_all_uses_with(expanded)
+
+
 def simplify(module: fx.GraphModule) -> fx.GraphModule:
     """Drop dead nodes, and copies, views and expansions that change nothing. In place; returns the module."""
     graph = module.graph
     graph.eliminate_dead_code()
+    for node in graph.nodes:
+        if node.target == aten.copy.default:
+            _replace_copy(node)
+        elif node.target in (aten.view.default, aten._unsafe_view.default):
+            # Strides may differ once copies are gone.
+            node.target = aten.reshape.default
     for node in graph.nodes:
         if _changes_nothing(node):
             node.replace_all_uses_with(node.args[0])
@@ -57,7 +75,9 @@ def split(module: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
     needed = [
         node
         for node in module.graph.nodes
-        if node not in moving and node is not output and (any(user in moving for user in node.users) or node is tangents)
+        if node not in moving
+        and node is not output
+        and (any(user in moving for user in node.users) or node is tangents)
     ]
     primal, tangent = fx.Graph(), fx.Graph()
     in_primal: dict[fx.Node, fx.Node] = {}
@@ -76,5 +96,3 @@ def split(module: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
     for graph in (primal, tangent):
         graph.eliminate_dead_code()
     return fx.GraphModule(module, primal), fx.GraphModule(module, tangent)
-
-

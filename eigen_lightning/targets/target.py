@@ -95,6 +95,10 @@ class Target(ABC):
         """What, besides the weights, makes this target the one it is; part of its fingerprint."""
         return {"class": type(self).__name__, "parameters": list(self.space.names)}
 
+    def facts(self, run: RunFolder) -> dict[str, Any]:
+        """What the manifest tells of where the weights come from; for a trained target, of its training."""
+        return run.read_target()[1] if run.target.exists() else {}
+
     def fingerprint(self) -> str:
         """SHA-256 over the configuration and the chosen parameters' bytes, as hexadecimal."""
         digest = hashlib.sha256(json.dumps(self.config(), sort_keys=True).encode())

@@ -1,0 +1,353 @@
+"""The LightningModule that learns the directions, in two stages a batch."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from eigen_lightning.curvature import (
+    Curvature,
+    CurvatureOnBatch,
+    Divergence,
+    GaussNewton,
+    MetricCache,
+    Nested,
+    divergence_named,
+    losses,
+)
+from eigen_lightning.decomposition.normalization import Scale, TraceNormalization, traces
+from eigen_lightning.decomposition.polar import PolarAscent
+from eigen_lightning.decomposition.starts import Starts, climb, random_start
+from eigen_lightning.errors import UserError
+from eigen_lightning.run_folder import RunFolder
+from eigen_lightning.seeding import derive_seed, run_seed
+from eigen_lightning.targets.target import Target
+
+log = logging.getLogger(__name__)
+
+
+def default_stage2(params: Any) -> Optimizer:
+    """Adam with a learning rate of 0.01."""
+    return Adam(params, lr=0.01)
+
+
+class SparseEigendecomposition(LightningModule):
+    """Learns K unit directions U in a target's parameter space, steep on few samples and without interference.
+
+    Each batch has two stages, each an optimizer step followed by renormalizing the rows of U: stage 1 raises the
+    steepness, in chunks of U; stage 2 lowers the interference. ``global_step`` counts batches.
+
+    Args:
+        target: the network to decompose.
+        n_directions: K.
+        divergence: ``mse``, ``kl`` or ``cross_entropy``, or an object of your own; null takes the target's default.
+        curvature: ``gauss_newton`` (one forward-mode product) or ``nested`` (two; the reference).
+        stage1: the optimizer of stage 1. PolarAscent keeps rows orthonormal while K <= P, where interference is zero
+            by construction: stage 2 is then left out.
+        stage2: the optimizer of stage 2; null shares stage 1's, as published.
+        interference_weight: lambda, the weight of the interference.
+        interference_form: ``squared``, or ``norm`` as published.
+        stage2_curvature: ``fresh`` re-evaluates d2D of the updated U and differentiates through it; ``stale`` takes
+            stage 1's as a constant, as published.
+        normalization: how curvatures are scaled; null leaves them as they are, as published.
+        starts: how U starts; null takes one random start of independent rows, as published.
+        readout: ``auto`` pulls the output metric back through a linear readout where there is one; ``off`` does not.
+        rows: directions evaluated at a time.
+        cache_gib: memory for metrics of samples that return every epoch, in GiB; more goes to a temporary file.
+
+    Raises:
+        UserError: naming the value that is out of range.
+    """
+
+    U: nn.Parameter
+
+    def __init__(
+        self,
+        target: Target,
+        n_directions: int,
+        divergence: str | Divergence | None = None,
+        curvature: Literal["gauss_newton", "nested"] = "gauss_newton",
+        stage1: OptimizerCallable = PolarAscent,
+        stage2: OptimizerCallable | None = default_stage2,
+        interference_weight: float = 1.0,
+        interference_form: losses.InterferenceForm = "squared",
+        stage2_curvature: Literal["fresh", "stale"] = "fresh",
+        normalization: TraceNormalization | None = TraceNormalization(),  # noqa: B008 - frozen
+        starts: Starts | None = Starts(),  # noqa: B008 - frozen
+        readout: Literal["auto", "off"] = "auto",
+        rows: int = 32,
+        cache_gib: float = 1.0,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (("n_directions", n_directions, 1), ("rows", rows, 1)):
+            if value < least:
+                raise UserError(f"expected model.{name} of at least {least}, got {value}")
+        for name, amount in (("interference_weight", interference_weight), ("cache_gib", cache_gib)):
+            if not amount >= 0:
+                raise UserError(f"expected model.{name} of at least 0, got {amount}")
+        if curvature == "nested" and readout == "auto":
+            readout = "off"
+        self.automatic_optimization = False
+        # Trained once for all processes and kept in the run folder, which all see.
+        self.prepare_data_per_node = False
+        self.target = target
+        self.n_directions = n_directions
+        self.divergence = (
+            divergence_named(divergence or target.default_divergence)
+            if not isinstance(divergence, Divergence)
+            else divergence
+        )
+        self.curvature_name = curvature
+        self.make_stage1, self.make_stage2 = stage1, stage2
+        self.interference_weight = interference_weight
+        self.interference_form = interference_form
+        self.stage2_curvature = stage2_curvature
+        self.normalization, self.starts = normalization, starts
+        self.readout = readout
+        self.rows = min(rows, n_directions)
+        self.cache_gib = cache_gib
+        self.scale: Scale | None = None
+        self.started = False
+
+    # ---------------------------------------------------------------------------------------------- life cycle
+
+    @property
+    def run_folder(self) -> RunFolder:
+        """Where this run's results go: the trainer's ``default_root_dir``."""
+        return RunFolder(self.trainer.default_root_dir)
+
+    def prepare_data(self) -> None:
+        self.target.prepare(self.run_folder, run_seed())
+
+    def setup(self, stage: str) -> None:
+        if hasattr(self, "curvature"):
+            return
+        self.target.load(self.run_folder)
+        size = self.target.space.size
+        seed = run_seed()
+        dtype = next(iter(self.target.weights.values())).dtype
+        self.U = nn.Parameter(self._initial(size, seed).to(dtype))
+        self.curvature = self._make_curvature()
+        self._probes = None
+        if self.normalization is not None and self.normalization.power > 0:
+            self._probes = self.normalization.probe_directions(size, self.U, derive_seed(seed, "probes"))
+
+    def _initial(self, size: int, seed: int) -> Float[Tensor, "K P"]:
+        if self.starts is not None:
+            return random_start(self.n_directions, size, seed, 0)
+        generator = torch.Generator().manual_seed(derive_seed(seed, "start", 0))
+        rows = torch.randn(self.n_directions, size, generator=generator, dtype=torch.float64)
+        return nn.functional.normalize(rows, dim=-1)
+
+    def _make_curvature(self) -> Curvature:
+        if self.curvature_name == "nested":
+            return Nested(self.target, self.divergence)
+        cache = MetricCache(int(self.cache_gib * 2**30))
+        return GaussNewton(self.target, self.divergence, readout=self.readout, cache=cache)
+
+    def curvature_facts(self) -> dict[str, Any]:
+        """What the manifest tells of how curvature is computed."""
+        pulled_back = getattr(self.curvature, "readout", None) is not None
+        return {
+            "method": self.curvature_name,
+            "divergence": type(self.divergence).__name__,
+            "pulled_back_metric": pulled_back,
+            "scale": None if self.scale is None else asdict(self.scale),
+        }
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        stage1 = self.make_stage1([self.U])
+        if self.make_stage2 is None:
+            return [stage1]
+        self.stage2_idle = isinstance(stage1, PolarAscent) and self.n_directions <= self.target.space.size
+        if self.stage2_idle:
+            log.info("stage 1 keeps the directions orthonormal: no interference is possible, stage 2 is left out")
+            return [stage1]
+        return [stage1, self.make_stage2([self.U])]
+
+    def on_fit_start(self) -> None:
+        self._to_device()
+
+    def on_validation_start(self) -> None:
+        self._to_device()
+
+    def on_test_start(self) -> None:
+        self._to_device()
+
+    def on_predict_start(self) -> None:
+        self._to_device()
+
+    def _to_device(self) -> None:
+        self.target.to(self.device)
+        if self._probes is not None:
+            self._probes = self._probes.to(self.device)
+
+    def on_train_start(self) -> None:
+        if not self.started:
+            self._start()
+            self.started = True
+
+    def _start(self) -> None:
+        """Fit the scale and choose the best of several starts, on the first samples of the training stream."""
+        if self.normalization is None and self.starts is None:
+            return
+        wanted = self.starts.samples if self.starts is not None else Starts.samples
+        batches = list(self._first_batches(wanted))
+        if self.normalization is not None:
+            probes = self._probes
+            if probes is None:
+                probes = self.normalization.probe_directions(
+                    self.target.space.size, self.U, derive_seed(run_seed(), "probes")
+                )
+            per_batch = [traces(self._raw(batch), probes, self.rows).flatten() for batch in batches]
+            gathered = self.all_gather(torch.cat(per_batch)).flatten()
+            self.scale = Scale.fit(self.normalization, gathered.sort().values)
+        if self.starts is None or self.starts.steps == 0:
+            return
+        seed, size = run_seed(), self.target.space.size
+        candidates = torch.stack(
+            [random_start(self.n_directions, size, seed, number) for number in range(self.starts.count)]
+        ).to(self.U)
+        evaluate = [self.evaluate(batch) for batch in batches]
+        candidates, score = climb(candidates, evaluate, self.rows, self.starts.steps, self._mean)
+        with torch.no_grad():
+            self.U.copy_(candidates[int(score.argmax())])
+
+    def _first_batches(self, samples: int) -> Iterator[Any]:
+        seen = 0
+        for batch in self.trainer.train_dataloader:
+            batch = self.trainer.strategy.batch_to_device(batch, self.device)
+            yield batch
+            seen += len(batch.inputs) * self.trainer.world_size
+            if seen >= samples:
+                return
+
+    # ------------------------------------------------------------------------------------------------ curvature
+
+    def _raw(self, batch: Any) -> CurvatureOnBatch:
+        return self.curvature.at(batch.inputs, self.rows, batch.sample_id)
+
+    def evaluate(self, batch: Any) -> CurvatureOnBatch:
+        """d2D on a batch in the scale that the losses see; see :class:`TraceNormalization`."""
+        raw = self._raw(batch)
+        if self.scale is None:
+            return raw
+        sample_traces = None if self._probes is None else traces(raw, self._probes, self.rows)
+        divisor = self.scale.divisor(sample_traces)
+        return lambda directions: raw(directions) / divisor
+
+    @torch.no_grad()
+    def curvatures(self, batch: Any) -> Float[Tensor, "K batch *positions"]:
+        """d2D of every direction on every sample of a batch, unscaled."""
+        evaluate = self._raw(batch)
+        return torch.cat([evaluate(part) for part in self.U.split(self.rows)])
+
+    # ------------------------------------------------------------------------------------------------- training
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizers = self._optimizers()
+        evaluate = self.evaluate(batch)
+        curvature, self.U.grad = self._steepness_gradient(evaluate)
+        has_stage2 = self.make_stage2 is None or not self.stage2_idle
+        # Lightning counts each step of its own wrapper in global_step: only the last of a batch goes through it.
+        self._step(optimizers[0], counted=not has_stage2)
+        values = {"steepness": losses.steepness(curvature)}
+        if has_stage2:
+            values["interference"], self.U.grad = self._interference_gradient(evaluate, curvature, batch.inputs)
+            self._step(optimizers[-1], counted=True)
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+            self.log_dict({f"train/{name}": value for name, value in values.items()}, sync_dist=True)
+
+    def _optimizers(self) -> Sequence[Any]:
+        optimizers = self.optimizers()
+        return optimizers if isinstance(optimizers, list) else [optimizers]
+
+    def _step(self, optimizer: Any, counted: bool) -> None:
+        (optimizer if counted else optimizer.optimizer).step()
+        with torch.no_grad():
+            self.U.copy_(nn.functional.normalize(self.U, dim=-1))
+
+    def _mean(self, tensor: Tensor) -> Tensor:
+        return self.trainer.strategy.reduce(tensor, reduce_op="mean")  # type: ignore[return-value]
+
+    def _sum(self, tensor: Tensor) -> Tensor:
+        return self.trainer.strategy.reduce(tensor, reduce_op="sum")  # type: ignore[return-value]
+
+    def _steepness_gradient(self, evaluate: CurvatureOnBatch) -> tuple[Tensor, Tensor]:
+        """d of this rank's samples, and the gradient of minus the steepness over all ranks' samples."""
+        curvature, gradient = [], []
+        for part in self.U.detach().split(self.rows):
+            part = part.requires_grad_()
+            with torch.enable_grad():
+                each = evaluate(part)
+                gradient.append(torch.autograd.grad(-losses.steepness(each), part)[0])
+            curvature.append(each.detach())
+        return torch.cat(curvature), self._mean(torch.cat(gradient))
+
+    def _interference_gradient(
+        self, evaluate: CurvatureOnBatch, curvature: Tensor, inputs: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The interference over all ranks' samples and its gradient times lambda."""
+        fresh = self.stage2_curvature == "fresh"
+        if fresh:
+            with torch.no_grad():
+                curvature = torch.cat([evaluate(part) for part in self.U.split(self.rows)])
+        world = self.trainer.world_size
+        # The statistic is summed over ranks before any square root, so that N ranks equal one process exactly.
+        coactivation = self._sum(losses.coactivation(curvature))
+        scope = (self.interference_form, curvature[0].numel() * world, inputs.numel() * world)
+        directions = self.U.detach().requires_grad_()
+        with torch.enable_grad():
+            value = losses.interference(coactivation, directions, *scope)
+            gradient = torch.autograd.grad(value, directions)[0]
+        if fresh:
+            cotangent = losses.interference_by_curvature(curvature, coactivation, self.U.detach(), *scope)
+            through = []
+            for part, weight in zip(self.U.detach().split(self.rows), cotangent.split(self.rows), strict=True):
+                part = part.requires_grad_()
+                with torch.enable_grad():
+                    through.append(torch.autograd.grad((evaluate(part) * weight).sum(), part)[0])
+            gradient = gradient + self._sum(torch.cat(through))
+        return value.detach(), gradient * self.interference_weight
+
+    # ----------------------------------------------------------------------------------------------- evaluation
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        return self.curvatures(batch)
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        return self.curvatures(batch)
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        return self.curvatures(batch)
+
+    # ---------------------------------------------------------------------------------------------- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["decomposition"] = {
+            "target_fingerprint": self.target.fingerprint(),
+            "started": self.started,
+            "scale": None if self.scale is None else asdict(self.scale),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore what is not in the state dict.
+
+        Raises:
+            UserError: where the checkpoint is of another target.
+        """
+        kept = checkpoint["decomposition"]
+        if kept["target_fingerprint"] != self.target.fingerprint():
+            raise UserError(
+                f"expected a checkpoint of the target {self.target.fingerprint()[:12]}, got one of "
+                f"{kept['target_fingerprint'][:12]}: give the run folder and configuration it was saved with"
+            )
+        self.started = kept["started"]
+        self.scale = None if kept["scale"] is None else Scale(**kept["scale"])
