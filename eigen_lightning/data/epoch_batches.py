@@ -16,7 +16,8 @@ class EpochBatches(DistributedSampler):
     """Batches of sample indices: the global batches of one epoch, of which each rank takes its share.
 
     The order is a function of (seed, epoch) alone, so a resumed run needs no more than the epoch and the number of
-    batches done. Row ``j`` of a global batch goes to rank ``j % world_size``: N ranks together see what one would.
+    batches done. Rank r has every ``world_size``-th sample from the r-th on; where a batch splits evenly, the ranks
+    together see in each step what one process would.
 
     It is a ``DistributedSampler`` so that Lightning leaves it in place instead of wrapping a sampler of its own
     around it, which would shard a second time and double samples to even out the ranks.
@@ -67,14 +68,16 @@ class EpochBatches(DistributedSampler):
         super().__init__(range(n_samples), world_size, rank, shuffle, seed, drop_last)  # type: ignore[arg-type]
         self.n_samples = n_samples
         self.batch_size = batch_size
+        self.share = max(1, batch_size // world_size)
         self.epoch = epoch
         self.start = start
 
     def __len__(self) -> int:
         """Batches of a whole epoch on this rank: those done already count, as Lightning counts from the epoch's
         first batch."""
-        complete, left = divmod(self.n_samples, self.batch_size)
-        return complete + (not self.drop_last and left > self.rank)
+        if self.drop_last:
+            return self.n_samples // self.batch_size
+        return -(-len(range(self.rank, self.n_samples, self.num_replicas)) // self.share)
 
     def set_epoch(self, epoch: int) -> None:
         """Iterate over ``epoch`` next: from its first batch, except where it is the one to be resumed."""
@@ -91,10 +94,9 @@ class EpochBatches(DistributedSampler):
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         """(epoch, int64 indices of this rank's share) of each batch; arrays, as those pass to workers by value."""
-        epoch, order = self.epoch, self.order(self.epoch)
+        epoch, mine = self.epoch, self.order(self.epoch)[self.rank :: self.num_replicas]
         for batch in range(self.start, len(self)):
-            share = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield epoch, share[self.rank :: self.num_replicas]
+            yield epoch, mine[batch * self.share : (batch + 1) * self.share]
 
 
 def resumed_position(trainer: pl.Trainer) -> tuple[int, int]:
