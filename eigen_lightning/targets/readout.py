@@ -1,42 +1,19 @@
-"""The linear map with which a language model's logits end."""
+"""Finding the linear map with which a language model ends."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class Readout:
-    """``logits = hidden @ weight.T + bias``.
-
-    Attributes:
-        weight: the unembedding, row by token.
-        bias: added to the logits; None where the model has none.
-    """
-
-    weight: Float[Tensor, "vocab d_model"]
-    bias: Float[Tensor, "vocab"] | None
-
-    def __call__(self, hidden: Float[Tensor, "*samples d_model"]) -> Float[Tensor, "*samples vocab"]:
-        """The logits."""
-        return nn.functional.linear(hidden, self.weight, self.bias)
-
-
-def head_of(model: Any) -> nn.Linear | None:
-    """The unembedding of a Hugging Face language model inside a bridge, where it is a plain linear layer."""
-    head = model.get_output_embeddings()
-    wrapped = getattr(head, "original_component", head)
-    return wrapped if type(wrapped) is nn.Linear else None
+from eigen_lightning.curvature.readout import Readout
 
 
 def readout_of(model: Any) -> Readout | None:
-    """The readout itself; None where the unembedding is no linear layer."""
-    head = head_of(model)
-    if head is None:
+    """The unembedding of a Hugging Face language model inside a bridge; None where it is no plain linear layer."""
+    component = model.get_output_embeddings()
+    head = getattr(component, "original_component", component)
+    if type(head) is not nn.Linear:
         return None
     # The bridge puts a buffer of zeros where a model has no bias, and only there.
     bias = head.bias if isinstance(head.bias, nn.Parameter) else None

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp
 from torch.overrides import TorchFunctionMode
 
+from eigen_lightning.curvature.readout import Readout
 from eigen_lightning.errors import UserError
 from eigen_lightning.run_folder import RunFolder
 from eigen_lightning.targets import bridge_parameters, pretrained
-from eigen_lightning.targets.readout import Readout, readout_of, why_no_readout
+from eigen_lightning.targets.readout import readout_of, why_no_readout
 from eigen_lightning.targets.target import Target
 
 logger = logging.getLogger(__name__)
@@ -160,10 +161,18 @@ class Transformer(Target):
         stored = json.dumps(pretrained.stored_config_of(self.name), sort_keys=True)
         return {**super().config(), "model": hashlib.sha256(stored.encode()).hexdigest()}
 
+    def facts(self, run: RunFolder) -> dict[str, Any]:
+        """Where the weights come from, and whether the logits are pulled back through a readout."""
+        return {
+            "name": self.name,
+            "model_type": self._config.model_type,
+            "readout": "linear" if self.readout_reason is None else f"none: {self.readout_reason}",
+        }
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Transformer":
         """Move the network; returns the target itself."""
         # By default the bridge prints where it goes.
-        self.network.to(device=device, dtype=dtype, print_details=False)
+        cast(Any, self.network).to(device=device, dtype=dtype, print_details=False)
         self.dtype = dtype or self.dtype
         return self
 
@@ -195,7 +204,7 @@ class Transformer(Target):
 class _Body(nn.Module):
     """A language model up to its last hidden state, under parameter paths that begin with ``model.``."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
