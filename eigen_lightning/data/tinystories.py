@@ -90,7 +90,7 @@ class TinyStories(SampleStream):
         if not story_marker.strip():
             raise UserError(f"expected a story_marker with visible characters, got {story_marker!r}")
         check_source(source, "source")
-        if heldout is not None and (is_local(source) or is_local(heldout)):
+        if heldout is not None:
             check_source(heldout, "heldout")
         self.source = source
         self.heldout = heldout
@@ -142,7 +142,7 @@ class TinyStories(SampleStream):
             tokenizer = getattr(getattr(module, "target", None), "tokenizer", None)
             if tokenizer is None:
                 raise UserError(
-                    "expected a target with a tokenizer, got one without; give data.tokenizer a name or folder"
+                    "expected a target with a tokenizer, got one without; set data.tokenizer to a name or folder"
                 )
             return tokenizer
         from transformers import AutoTokenizer

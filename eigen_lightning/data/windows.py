@@ -12,6 +12,7 @@ from eigen_lightning.data.stream import Batch, SampleSet
 
 CONTEXT_BEFORE = 15
 CONTEXT_AFTER = 4
+REPLACEMENT = "\ufffd"
 STORIES_AT_ONCE = 256
 """Stories per call of the tokenizer: enough for its threads, few enough to stop reading soon."""
 
@@ -81,31 +82,35 @@ class WindowCollector:
 def character_spans(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> list[tuple[int, int, str]]:
     """Tokens as text: spans (start, end, text) of whole characters that cover ``ids``, most of them one token long.
 
-    Byte-level encodings may split a character over several tokens, none of which can be shown alone; those form one
-    span. The texts joined are the text of all ``ids``.
+    Encodings that fall back on bytes split a character over several tokens, none of which can be shown alone; those
+    form one span. The texts joined are the text of all ``ids``. Where a window begins or ends within a character, the
+    tokens left of it are spans of their own, shown as U+FFFD.
 
     Args:
         ids: token ids.
-        decode: text of a run of token ids; a byte sequence that is no character gives U+FFFD.
+        decode: text of a run of token ids; bytes that are no character give U+FFFD.
     """
     spans: list[tuple[int, int, str]] = []
-    start = before = 0
+    start = 0
     while start < len(ids):
-        # Decoded after the span before: some tokenizers strip the blank from the first token of a run.
-        known = len(decode(ids[before:start])) if start else 0
-
-        def text_to(end: int, before: int = before, known: int = known) -> str:
-            return decode(ids[before:end])[known:]
-
-        end, text = start + 1, text_to(start + 1)
-        while text.endswith("\ufffd") and end < len(ids):
-            longer = text_to(end + 1)
-            if len(longer) > len(text) and longer.startswith(text):
-                break  # the next token starts a character of its own: this one is no beginning of any
-            end, text = end + 1, longer
+        before = spans[-1][0] if spans else 0
+        tries = [(start + 1, _text_after(ids, before, start, start + 1, decode))]
+        # UTF-8 has at most four bytes a character, so a character has at most four tokens.
+        while REPLACEMENT in tries[-1][1] and tries[-1][0] < min(start + 4, len(ids)):
+            end = tries[-1][0] + 1
+            tries.append((end, _text_after(ids, before, start, end, decode)))
+        end, text = tries[0] if REPLACEMENT in tries[-1][1] else tries[-1]
         spans.append((start, end, text))
-        before, start = start, end
+        start = end
     return spans
+
+
+def _text_after(ids: Sequence[int], before: int, start: int, end: int, decode: Callable[[Sequence[int]], str]) -> str:
+    """The text of ``ids[start:end]`` where ``ids[before:start]`` stand in front of it."""
+    # Some tokenizers strip the blank from the first token of a run, hence the tokens in front. Some turn a whole run
+    # of bytes into U+FFFD where one character in it is incomplete, hence the second try without them.
+    text = decode(ids[before:end])[len(decode(ids[before:start])) if start else 0 :]
+    return decode(ids[start:end]) if REPLACEMENT in text else text
 
 
 def visible(text: str) -> str:
