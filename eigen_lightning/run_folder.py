@@ -106,6 +106,10 @@ class RunFolder:
         """Write one of the folder's JSON files, keys in the order given."""
         write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
+    def read_json(self, path: Path) -> dict[str, Any]:
+        """One of the folder's JSON files."""
+        return json.loads(path.read_text(encoding="utf-8"))
+
     def write_interference(self, matrix: Float[Tensor, "K K"]) -> None:
         """Keep the interference matrix of the last epoch."""
         path = self.interference
