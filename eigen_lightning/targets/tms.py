@@ -75,7 +75,7 @@ class TMSProblem(ToyProblem):
     them, and the empty ones, most of all where features are rare, enter as one term with their probability.
     """
 
-    steps = 3000
+    steps = 2000
     learning_rate = 0.01
     batch_size = 256
     final_size = 16384
