@@ -57,10 +57,12 @@ class RunFolder:
     def replaced(self) -> Iterator[None]:
         """Work on the folder as if it were empty; its results come back where that fails before it has any of its own.
 
-        Only the files named above are touched, whatever else lies in the folder.
+        Only the files named above are touched, whatever else lies in the folder. A trained target in a folder that
+        holds no run's results was put there to be used, and stays.
         """
         before = self.path / ".replaced"
-        mine = [path for path in vars(self).values() if path != self.path]
+        given = None if self.manifest.exists() else self.target
+        mine = [path for path in vars(self).values() if path.parent == self.path and path != given]
         held = [path for path in mine if path.exists()]
         for path in held:
             before.mkdir(exist_ok=True)

@@ -1,5 +1,6 @@
 """The tables a run ends with, in the form of the paper: direction, sample, value."""
 
+import json
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -7,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from eigen_lightning.callbacks import scorecard
 from eigen_lightning.callbacks.evaluation import run_folder_of
 from eigen_lightning.run_folder import RunFolder
 
@@ -30,6 +32,8 @@ class Summary(Callback):
         console = Console()
         for table in tables(run, self.n_examples):
             console.print(table)
+        if run.scorecard.exists():
+            console.print(scorecard.table(json.loads(run.scorecard.read_text(encoding="utf-8"))))
         console.print(
             f"Results: [bold]{run.path}[/bold]. TensorBoard: tensorboard --logdir {run.tensorboard}", soft_wrap=True
         )

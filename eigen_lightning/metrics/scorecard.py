@@ -1,0 +1,113 @@
+"""The scorecard: the same figures for learned directions and for each control, on the same samples."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from eigen_lightning.curvature import Curvature
+from eigen_lightning.metrics.curvature_statistics import CurvatureStatistics, CurvatureStatisticsMetric
+from eigen_lightning.metrics.health import LeadMetric, duplicates
+from eigen_lightning.metrics.top_examples import TopExamples, TopExamplesMetric
+
+Batches = Callable[[], Iterable[Any]]
+"""A fresh pass over batches with ``inputs`` and ``sample_id``."""
+
+
+class Judged:
+    """What samples say of one set of directions.
+
+    Attributes:
+        directions: ``[K, P]``.
+        statistics: moments of d2D.
+        leads: on how many samples each is the steepest.
+        top: the samples of largest d2D.
+    """
+
+    def __init__(
+        self,
+        directions: Float[Tensor, "K P"],
+        statistics: CurvatureStatistics,
+        leads: Int[Tensor, " K"],
+        top: TopExamples,
+    ) -> None:
+        self.directions, self.statistics, self.leads, self.top = directions, statistics, leads, top
+
+    def scalars(self) -> dict[str, float]:
+        """Steepness, interference, dead and duplicate directions."""
+        return {
+            "steepness": self.statistics.steepness,
+            "interference": self.statistics.interference(self.directions),
+            "dead": int((self.leads == 0).sum()),
+            "duplicates": len({later for _, later in duplicates(self.directions)}),
+        }
+
+
+@torch.no_grad()
+def judge(
+    curvature: Curvature,
+    batches: Iterable[Any],
+    sets: Mapping[str, Float[Tensor, "K P"]],
+    rows: int,
+    n_examples: int,
+) -> dict[str, Judged]:
+    """Evaluate several sets of directions in one pass over samples; every rank has its share and gets the whole.
+
+    Args:
+        curvature: of the target.
+        batches: with ``inputs`` and ``sample_id``.
+        sets: directions by name.
+        rows: how many directions are evaluated at a time.
+        n_examples: how many top samples are kept of each direction.
+    """
+    everything = torch.cat(list(sets.values()))
+    sizes = [len(directions) for directions in sets.values()]
+    device = everything.device
+    metrics = {
+        name: (
+            CurvatureStatisticsMetric(len(directions)).to(device),
+            LeadMetric(len(directions)).to(device),
+            TopExamplesMetric(len(directions), n_examples).to(device),
+        )
+        for name, directions in sets.items()
+    }
+    for batch in batches:
+        evaluate = curvature.at(batch.inputs, rows, batch.sample_id)
+        values = torch.cat([evaluate(part) for part in everything.split(rows)])
+        for (statistics, leads, top), part in zip(metrics.values(), values.split(sizes), strict=True):
+            statistics.update(part)
+            leads.update(part)
+            top.update(part, batch.sample_id)
+    return {
+        name: Judged(sets[name], *(metric.compute() for metric in of_set))  # type: ignore[arg-type]
+        for name, of_set in metrics.items()
+    }
+
+
+def mean_by_feature(
+    curvature: Curvature, directions: Float[Tensor, "K P"], feature_inputs: Iterable[Tensor], rows: int
+) -> Float[Tensor, "K features"]:
+    """Mean d2D of each direction over the samples on which one feature alone is present."""
+    columns = []
+    with torch.no_grad():
+        for inputs in feature_inputs:
+            evaluate = curvature.at(inputs.to(directions), rows)
+            columns.append(torch.cat([evaluate(part).flatten(1).mean(1) for part in directions.split(rows)]))
+    return torch.stack(columns, 1)
+
+
+def orthonormal_basis(directions: Float[Tensor, "K P"]) -> Float[Tensor, "r P"]:
+    """An orthonormal basis of what directions span; fewer rows than they have where they depend on each other."""
+    _, values, right = torch.linalg.svd(directions.double(), full_matrices=False)
+    return right[values > 1e-6 * values[0]].to(directions)
+
+
+def mean_and_spread(draws: list[dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean and standard deviation of each figure over draws."""
+    table = {name: torch.tensor([float(draw[name]) for draw in draws], dtype=torch.float64) for name in draws[0]}
+    return (
+        {name: float(values.mean()) for name, values in table.items()},
+        {name: float(values.std(correction=1)) if len(draws) > 1 else 0.0 for name, values in table.items()},
+    )
