@@ -1,30 +1,37 @@
 """The command line: LightningCLI's fit, validate, test and predict, and the package's own commands."""
 
 import importlib
+import logging
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 import eigen_lightning.data
 import eigen_lightning.targets
-from eigen_lightning.callbacks import PredictionWriter, RunRecord, Summary
+from eigen_lightning.callbacks import PredictionWriter, RunCheckpoint, RunRecord, Summary
+from eigen_lightning.checkpoint_io import AtomicCheckpointIO
 from eigen_lightning.console import set_up_console
 from eigen_lightning.decomposition import SparseEigendecomposition
 from eigen_lightning.errors import UserError
 from eigen_lightning.metrics_csv import MetricsCSV
 from eigen_lightning.run_folder import RunFolder
+from eigen_lightning.run_lock import RunLock
+
+log = logging.getLogger(__name__)
 
 COMMANDS = {
     "demo": "eigen_lightning.commands.demo",
+    "stability": "eigen_lightning.commands.stability",
 }
 """The package's own commands: each a module whose function of the same name is the command."""
 
@@ -44,7 +51,10 @@ class SaveConfig(SaveConfigCallback):
             return
         run = RunFolder(trainer.default_root_dir)
         run.path.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, run.config, skip_none=False, overwrite=True, multifile=False)
+        # `fit --config config.yaml` repeats the run from its beginning.
+        config = self.config.clone()
+        config.ckpt_path, config.overwrite = None, False
+        self.parser.save(config, run.config, skip_none=False, overwrite=True, multifile=False)
 
 
 class EigenLightningCLI(LightningCLI):
@@ -61,19 +71,34 @@ class EigenLightningCLI(LightningCLI):
             files = config.get("config") or []
             config.run_dir = str(Path("runs") / (Path(str(files[-1])).stem if files else "run"))
         self.run_folder = RunFolder(config.run_dir)
-        if config.get("ckpt_path") == "last" or (self.subcommand != "fit" and config.get("ckpt_path") is None):
-            config.ckpt_path = str(self.run_folder.last_checkpoint)
+        self.lock = RunLock(self.run_folder.path)
+        if self.run_folder.path.exists() and rank_zero_only.rank == 0:
+            self.lock.acquire()
+            self.run_folder.recover()
+        self._choose_checkpoint(config)
+        if self.subcommand == "predict" and config.get("return_predictions") is None:
+            config.return_predictions = False
+
+    def _choose_checkpoint(self, config: Any) -> None:
+        run, fitting = self.run_folder, self.subcommand == "fit"
+        # Checkpoints of this package need no more, and of another's no more is let in.
+        config.weights_only = True
+        if config.get("ckpt_path") == "last" or (not fitting and config.get("ckpt_path") is None):
+            config.ckpt_path = str(run.last_checkpoint)
+            if fitting and not run.last_checkpoint.exists():
+                # A run that was stopped before its first checkpoint, or has yet to begin: so that a scheduler can
+                # start it and start it again with one and the same command.
+                log.info("no checkpoint in %s yet: starting from the beginning", run.checkpoints)
+                config.ckpt_path, config.overwrite = None, True
         checkpoint = config.get("ckpt_path")
         if checkpoint is not None and not Path(checkpoint).is_file():
             raise UserError(f"expected a checkpoint to go on from, found none at {checkpoint}: run `fit` there first")
-        fresh = self.subcommand == "fit" and checkpoint is None and rank_zero_only.rank == 0
-        if fresh and self.run_folder.manifest.exists() and not config.overwrite:
+        begins_here = checkpoint is None or Path(checkpoint).resolve().parent != run.checkpoints.resolve()
+        if fitting and begins_here and run.manifest.exists() and not config.overwrite and rank_zero_only.rank == 0:
             raise UserError(
-                f"expected an empty run folder, got {self.run_folder.path}, which holds another run's results: "
+                f"expected an empty run folder, got {run.path}, which holds another run's results: "
                 "resume it with --ckpt_path last, replace it with --overwrite true, or choose another --run_dir"
             )
-        if self.subcommand == "predict" and config.get("return_predictions") is None:
-            config.return_predictions = False
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
@@ -86,10 +111,9 @@ class EigenLightningCLI(LightningCLI):
         if config.enable_progress_bar is None:
             kwargs["enable_progress_bar"] = not quiet and sys.stdout.isatty()
         callbacks = list(config.callbacks or [])
-        if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks) and (
-            config.enable_checkpointing is not False
-        ):
-            callbacks.append(ModelCheckpoint(run.checkpoints, filename="last", enable_version_counter=False))
+        checkpointing = config.enable_checkpointing is not False
+        if checkpointing and not any(isinstance(callback, RunCheckpoint) for callback in callbacks):
+            callbacks.append(RunCheckpoint())
         callbacks.append(RunRecord())
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter())
@@ -98,15 +122,20 @@ class EigenLightningCLI(LightningCLI):
             if kwargs.get("enable_progress_bar", config.enable_progress_bar):
                 callbacks.append(RichProgressBar(leave=False))
         kwargs["callbacks"] = callbacks
+        kwargs["plugins"] = [*(config.plugins or []), AtomicCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        fresh = subcommand == "fit" and self.config[subcommand].get("ckpt_path") is None
-        if fresh and rank_zero_only.rank == 0:
-            with self.run_folder.replaced():
-                super()._run_subcommand(subcommand)
-        else:
+        if rank_zero_only.rank != 0:
             super()._run_subcommand(subcommand)
+            return
+        self.lock.acquire()
+        fresh = subcommand == "fit" and self.config[subcommand].get("ckpt_path") is None
+        try:
+            with self.run_folder.replaced() if fresh else nullcontext():
+                super()._run_subcommand(subcommand)
+        finally:
+            self.lock.release()
 
 
 class CommandParser(ArgumentParser):
