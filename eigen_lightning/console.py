@@ -28,6 +28,8 @@ def set_up_console(debug: bool) -> None:
         ".*does not have many workers.*",
         ".*number of training batches.*is smaller than the logging interval.*",
         ".*Checkpoint directory .* exists and is not empty.*",
+        ".*LightningCLI's args parameter is intended.*",
+        ".*isinstance.treespec, LeafSpec.. is deprecated.*",
         ".*You called `self.log.* in your `on_validation_epoch_end`.*sync_dist.*",
     ):
         warnings.filterwarnings("ignore", message)
