@@ -48,7 +48,7 @@ class RunRecord(Callback):
     """Writes ``manifest.json`` when training starts and ends, and ``directions.safetensors`` after every epoch."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._since = time.monotonic()
+        self._since, self._cpu_since = time.monotonic(), time.process_time()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in trainer.loggers:
@@ -76,6 +76,7 @@ class RunRecord(Callback):
             "seed": run_seed(),
             "updated": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - self._since, 3),
+            "cpu_seconds": round(time.process_time() - self._cpu_since, 3),
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
             "n_directions": module.n_directions,
