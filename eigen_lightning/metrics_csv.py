@@ -16,7 +16,7 @@ from eigen_lightning.run_folder import write_atomically
 class MetricsCSV(Logger):
     """A Lightning logger that keeps one table in one file.
 
-    Values logged at one step share a row. A resumed run drops the rows its checkpoint does not know of.
+    Values logged at one step share a row. A resumed run drops the rows that its checkpoint does not know of.
 
     Args:
         path: the file, ``metrics.csv`` of the run folder.
@@ -26,6 +26,7 @@ class MetricsCSV(Logger):
         super().__init__()
         self.path = Path(path)
         self._columns = ["step"]
+        self._closed_rows = 0
         self._current: dict[str, str] = {}
 
     @property
@@ -43,6 +44,18 @@ class MetricsCSV(Logger):
         self._columns = list(dict.fromkeys(["step", *(name for row in rows for name in row)])) if rows else ["step"]
         self._current = {}
         if self.path.exists() or rows:
+            self._rewrite(rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: how many rows are in the file, and the row that is still open."""
+        return {"columns": list(self._columns), "rows": self._closed_rows, "current": dict(self._current)}
+
+    @rank_zero_only
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Make the file and the open row what they were at :meth:`state_dict`; later rows are dropped."""
+        rows = self._read()[: state["rows"]]
+        self._columns, self._current = list(state["columns"]), dict(state["current"])
+        if rows or self.path.exists():
             self._rewrite(rows)
 
     @rank_zero_only
@@ -74,6 +87,7 @@ class MetricsCSV(Logger):
         else:
             with self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._columns, lineterminator="\n").writerow(self._current)
+            self._closed_rows += 1
         self._current = {}
 
     def _read(self) -> list[dict[str, str]]:
@@ -87,4 +101,5 @@ class MetricsCSV(Logger):
         writer = csv.DictWriter(text, self._columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+        self._closed_rows = len(rows)
         write_atomically(self.path, text.getvalue().encode())

@@ -1,5 +1,6 @@
 """The run folder: the only file that knows its paths and formats."""
 
+import io
 import json
 import os
 import shutil
@@ -17,15 +18,26 @@ from torch import Tensor
 from eigen_lightning.parameters import ParameterSpace
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write to a temporary file beside ``path``, flush it to disk, then rename: a reader sees all or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        # What a full disk let through would only keep it full.
+        partial.unlink(missing_ok=True)
+        raise
     partial.replace(path)
+    # The rename itself is only on disk once the folder is.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _remove(path: Path) -> None:
@@ -60,22 +72,43 @@ class RunFolder:
         Only the files named above are touched, whatever else lies in the folder. A trained target in a folder that
         holds no run's results was put there to be used, and stays.
         """
-        before = self.path / ".replaced"
+        self.recover()
         given = None if self.manifest.exists() else self.target
-        mine = [path for path in vars(self).values() if path.parent == self.path and path != given]
+        mine = [path for path in self._mine if path != given]
         held = [path for path in mine if path.exists()]
         for path in held:
-            before.mkdir(exist_ok=True)
-            path.rename(before / path.name)
+            self._set_aside.mkdir(exist_ok=True)
+            path.rename(self._set_aside / path.name)
         try:
             yield
         finally:
             if held and not self.manifest.exists():
                 for path in mine:
                     _remove(path)
-                for path in held:
+            self.recover()
+
+    def recover(self) -> None:
+        """Finish a :meth:`replaced` that was cut off: keep the new results where there are any, else the old ones."""
+        before = self._set_aside
+        if not before.exists():
+            return
+        if not self.manifest.exists():
+            for path in reversed(self._mine):
+                if (before / path.name).exists():
+                    _remove(path)
                     (before / path.name).rename(path)
-            _remove(before)
+        _remove(before)
+
+    @property
+    def _set_aside(self) -> Path:
+        return self.path / ".replaced"
+
+    @property
+    def _mine(self) -> list[Path]:
+        # The manifest tells whose results a folder holds: it goes first and returns last, so that whoever is cut off
+        # in between can be told apart from whoever has written results of his own.
+        mine = [path for path in vars(self).values() if path.parent == self.path and path != self.manifest]
+        return [self.manifest, *mine]
 
     def write_target(self, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Keep a toy target's trained weights W0, with what is known of their training."""
@@ -114,12 +147,9 @@ class RunFolder:
 
     def write_interference(self, matrix: Float[Tensor, "K K"]) -> None:
         """Keep the interference matrix of the last epoch."""
-        path = self.interference
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        with partial.open("wb") as file:
-            np.save(file, matrix.detach().float().cpu().numpy())
-        partial.replace(path)
+        content = io.BytesIO()
+        np.save(content, matrix.detach().float().cpu().numpy())
+        write_atomically(self.interference, content.getbuffer())
 
     def write_top_examples(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Keep the top examples, one JSON line a direction."""

@@ -1,5 +1,6 @@
 import json
 import os
+import stat
 
 import numpy as np
 import pytest
@@ -48,7 +49,8 @@ def test_content_is_flushed_to_disk_before_it_takes_the_name(tmp_path, monkeypat
     flush = os.fsync
 
     def record(descriptor):
-        at_flush.append((os.fstat(descriptor).st_size, path.exists()))
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            at_flush.append((os.fstat(descriptor).st_size, path.exists()))
         flush(descriptor)
 
     monkeypatch.setattr(os, "fsync", record)
