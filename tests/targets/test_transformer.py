@@ -1,5 +1,6 @@
 """A language model as a target: its outputs, hidden states, readout, tangents, and what it refuses."""
 
+import json
 import shutil
 
 import pytest
@@ -156,7 +157,7 @@ def test_a_bias_is_part_of_the_readout_only_where_the_model_has_one(tmp_path, ti
     [("gemma2", {"final_logit_softcapping": 30.0}), ("granite", {"logits_scaling": 1.5}), ("cohere", {})],
 )
 def test_no_readout_where_logits_are_capped_or_scaled(model_type, settings, tmp_path):
-    target = loaded(save_tiny_model(tmp_path / model_type, model_type, **settings))
+    target = loaded(save_tiny_model(tmp_path / model_type, model_type, **settings), dtype="float32")
     assert target.readout is None
     assert "soft-cap" in target.readout_reason
     assert target.readout_reason in target.facts(tmp_path)["readout"]
@@ -203,7 +204,11 @@ def test_inputs_that_are_no_windows_of_token_ids_are_refused(tiny_folder):
 
 def test_the_fingerprint_is_the_model_s_and_not_the_folder_s(tiny_folder, tmp_path):
     original = loaded(tiny_folder("gpt2"))
-    elsewhere = loaded(shutil.copytree(tiny_folder("gpt2"), tmp_path / "copy"))
+    copy = shutil.copytree(tiny_folder("gpt2"), tmp_path / "copy")
+    stored = json.loads((copy / "config.json").read_text())
+    incidental = {"transformers_version": "0.0", "_name_or_path": "elsewhere", "dtype": "float16"}
+    (copy / "config.json").write_text(json.dumps({**stored, **incidental}))
+    elsewhere = loaded(copy)
     assert original.fingerprint() == elsewhere.fingerprint()
     elsewhere.weights[W_K].data[0, 0] += 1
     others = [elsewhere, loaded(tiny_folder("gpt2"), "blocks.0.attn.W_K"), loaded(tiny_folder("llama"))]
@@ -213,12 +218,14 @@ def test_the_fingerprint_is_the_model_s_and_not_the_folder_s(tiny_folder, tmp_pa
 
 
 def test_it_moves_without_a_word_and_takes_another_precision(tiny_folder, tokens, capfd):
-    target = loaded(tiny_folder("gpt_neox"), dtype="float32")
+    target = loaded(tiny_folder("gpt_neo"), dtype="float32")
     single = target.outputs(target.weights, tokens)
     assert target.to("cpu", torch.float64) is target
     double = target.outputs(target.weights, tokens)
     assert (single.dtype, double.dtype) == (torch.float32, torch.float64)
-    torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-4)
+    exact = loaded(tiny_folder("gpt_neo"))
+    torch.testing.assert_close(double, exact.outputs(exact.weights, tokens), rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(single.double(), double, rtol=1e-12, atol=1e-12)
     assert capfd.readouterr() == ("", "")
 
 
