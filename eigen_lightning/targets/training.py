@@ -9,11 +9,10 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from eigen_lightning.seeding import derive_seed
+from eigen_lightning.waiting import Waiting
 
 Ensemble = dict[str, Tensor]
 """The parameters of all restarts by name, each of shape ``[restarts, *shape]``."""
@@ -113,9 +112,7 @@ def train_ensemble(problem: ToyProblem, generator: torch.Generator) -> Ensemble:
     """Train all restarts together with Adam; they share batches and are otherwise independent."""
     ensemble = {name: tensor.requires_grad_() for name, tensor in problem.initial(generator).items()}
     optimizer = torch.optim.Adam(list(ensemble.values()), lr=problem.learning_rate, fused=True)
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"training {problem.name}", total=problem.steps)
+    with Waiting(f"training {problem.name}", problem.steps) as waiting:
         for step in range(problem.steps):
             for group in optimizer.param_groups:
                 group["lr"] = problem.learning_rate * (1 + math.cos(math.pi * step / problem.steps)) / 2
@@ -124,7 +121,7 @@ def train_ensemble(problem: ToyProblem, generator: torch.Generator) -> Ensemble:
             problem.losses(ensemble, generator).sum().backward()
             optimizer.step()
             if step % 50 == 49:
-                progress.update(task, completed=step + 1)
+                waiting.reach(step + 1)
     return {name: tensor.detach() for name, tensor in ensemble.items()}
 
 
