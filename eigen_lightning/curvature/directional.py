@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
@@ -17,8 +18,27 @@ from eigen_lightning.curvature.readout import Readout, pulled_back_metric
 from eigen_lightning.errors import UserError
 from eigen_lightning.parameters import ParameterSpace
 
-CurvatureOnBatch = Callable[[Float[Tensor, "k P"]], Float[Tensor, "k batch *positions"]]
-"""d2D of at most ``rows`` directions on one batch; differentiable in the directions, never negative for Gauss-Newton."""
+
+@dataclass(frozen=True)
+class CurvatureOnBatch:
+    """d2D of directions on one batch: ``[K, P] -> [K, batch, *positions]``; differentiable in the directions.
+
+    Attributes:
+        evaluate: for at most ``rows`` directions.
+        rows: how many directions are evaluated at a time.
+    """
+
+    evaluate: Callable[[Tensor], Tensor]
+    rows: int
+
+    def __call__(self, directions: Float[Tensor, "K P"]) -> Float[Tensor, "K batch *positions"]:
+        if len(directions) <= self.rows:
+            return self.evaluate(directions)
+        return torch.cat([self.evaluate(part) for part in directions.split(self.rows)])
+
+    def divided_by(self, divisor: Tensor | float) -> "CurvatureOnBatch":
+        """The same, each sample's curvature divided by a number of its own."""
+        return CurvatureOnBatch(lambda directions: self.evaluate(directions) / divisor, self.rows)
 
 
 class Network(Protocol):
@@ -55,21 +75,29 @@ class Curvature(ABC):
         """W0 of the chosen parameters as one vector."""
         return self.network.space.flatten(self.network.weights)
 
+    def primal(self, inputs: Tensor) -> Tensor:
+        """What is differentiated, at the trained weights: the outputs, or the tensor before the readout."""
+        return self.network.outputs(self.network.weights, inputs)
+
     @abstractmethod
-    def at(self, inputs: Tensor, rows: int, sample_id: Int[Tensor, " batch"] | None = None) -> CurvatureOnBatch:
+    def at(
+        self, inputs: Tensor, rows: int, sample_id: Int[Tensor, " batch"] | None = None, keep: bool = False
+    ) -> CurvatureOnBatch:
         """Prepare a batch: whatever does not depend on the directions is computed here, once.
 
         Args:
             inputs: a batch of inputs.
             rows: how many directions are evaluated at a time.
-            sample_id: identities of the samples, given only where the same samples come again.
+            sample_id: identities of the samples; what is kept of them is taken from there.
+            keep: whether to keep what is computed, as these samples return. Batches whose composition does not depend
+                on chance should be kept, so that a resumed run finds the same to the last bit.
         """
 
 
 class Nested(Curvature):
     """Two nested forward-mode products, ``jvp(jvp(D))``: the reference, for any divergence."""
 
-    def at(self, inputs: Tensor, rows: int, sample_id: Tensor | None = None) -> CurvatureOnBatch:
+    def at(self, inputs: Tensor, rows: int, sample_id: Tensor | None = None, keep: bool = False) -> CurvatureOnBatch:
         network, origin = self.network, self.origin
         with torch.no_grad():
             reference = network.outputs(network.weights, inputs)
@@ -84,7 +112,7 @@ class Nested(Curvature):
             with sdpa_kernel(SDPBackend.MATH):
                 return vmap(second)(directions)
 
-        return evaluate
+        return CurvatureOnBatch(evaluate, rows)
 
 
 class GaussNewton(Curvature):
@@ -116,7 +144,7 @@ class GaussNewton(Curvature):
         self.linearizer = Linearizer(lambda w, x: function(network.space.unflatten(w), x), staged)
         self._checked = False
 
-    def at(self, inputs: Tensor, rows: int, sample_id: Tensor | None = None) -> CurvatureOnBatch:
+    def at(self, inputs: Tensor, rows: int, sample_id: Tensor | None = None, keep: bool = False) -> CurvatureOnBatch:
         """As :meth:`Curvature.at`.
 
         Raises:
@@ -130,21 +158,30 @@ class GaussNewton(Curvature):
                 self._checked = True
             if self.readout is None:
                 reference = linearization.outputs
-                return lambda u: self.divergence.quadratic_form(linearization.push(u), reference)
-            metric = self._metric(linearization.outputs, sample_id)
+                return CurvatureOnBatch(
+                    lambda u: self.divergence.quadratic_form(linearization.push(u), reference), rows
+                )
+            metric = self._metric(linearization.outputs, sample_id, keep)
 
         def evaluate(directions: Tensor) -> Tensor:
             tangents = linearization.push(directions)
             return (torch.einsum("k...i,...ij->k...j", tangents, metric) * tangents).sum(-1)
 
-        return evaluate
+        return CurvatureOnBatch(evaluate, rows)
 
-    def _metric(self, hidden: Tensor, sample_id: Tensor | None) -> Tensor:
-        readout = self.readout
-        assert readout is not None
+    def primal(self, inputs: Tensor) -> Tensor:
+        return self.linearizer.function(self.origin, inputs)
+
+    def _metric(self, hidden: Tensor, sample_id: Tensor | None, keep: bool) -> Tensor:
+        assert self.readout is not None
         if self.cache is None or sample_id is None:
-            return pulled_back_metric(self.divergence, readout, hidden)
-        return self.cache.get(sample_id, hidden, lambda part: pulled_back_metric(self.divergence, readout, part))
+            return pulled_back_metric(self.divergence, self.readout, hidden)
+        if self.cache.holds(sample_id):
+            return self.cache.get(sample_id, hidden.device)
+        metric = pulled_back_metric(self.divergence, self.readout, hidden)
+        if keep:
+            self.cache.put(sample_id, metric)
+        return metric
 
     def _check_gradient(self, reference: Tensor) -> None:
         gradient = self.divergence.gradient_at_reference(reference).abs().max()

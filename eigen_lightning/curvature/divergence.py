@@ -26,7 +26,7 @@ class Divergence(ABC):
     def quadratic_form(
         self, tangents: Float[Tensor, "K *samples n_out"], reference: Float[Tensor, "*samples n_out"]
     ) -> Float[Tensor, "K *samples"]:
-        """``t^T H_out t``, H_out the Hessian of D by the outputs at the reference; by nested products unless overridden."""
+        """``t^T H_out t``, H_out the Hessian of D by the outputs at the reference; by nested products by default."""
 
         def second(tangent: Tensor) -> Tensor:
             def first(outputs: Tensor) -> Tensor:

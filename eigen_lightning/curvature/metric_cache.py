@@ -2,7 +2,6 @@
 
 import logging
 import tempfile
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -30,43 +29,38 @@ class MetricCache:
     def __len__(self) -> int:
         return len(self._row)
 
-    def get(
-        self,
-        sample_id: Int[Tensor, " batch"],
-        hidden: Float[Tensor, "batch *positions d"],
-        compute: Callable[[Tensor], Tensor],
-    ) -> Float[Tensor, "batch *positions d d"]:
-        """The metric of each sample, computed for those not seen before.
+    def holds(self, sample_id: Int[Tensor, " batch"]) -> bool:
+        """Whether every one of these samples is kept."""
+        return bool(self._row) and all(identity in self._row for identity in sample_id.tolist())
 
-        Args:
-            sample_id: identities.
-            hidden: what the metric of an unseen sample is computed from.
-            compute: from hidden ``[n, *positions, d]`` to metric ``[n, *positions, d, d]``.
-        """
-        identities = sample_id.tolist()
-        width = hidden.shape[-1]
-        rows, columns = torch.tril_indices(width, width, device=hidden.device)
-        unseen = [i for i, identity in enumerate(identities) if identity not in self._row]
-        if unseen:
-            packed = compute(hidden[unseen])[..., rows, columns].cpu()
-            self._reserve(len(self._row) + len(unseen), packed)
-            for i, metric in zip(unseen, packed, strict=True):
-                self._row[identities[i]] = row = len(self._row)
-                self._store[row] = metric  # type: ignore[index]
-        assert self._store is not None
-        packed = self._store[[self._row[identity] for identity in identities]].to(hidden.device)
-        metric = hidden.new_empty(*hidden.shape, width)
-        metric[..., rows, columns] = packed
-        metric[..., columns, rows] = packed
-        return metric
-
-    def _reserve(self, needed: int, like: Tensor) -> None:
-        if self._store is not None and len(self._store) >= needed:
+    def put(self, sample_id: Int[Tensor, " batch"], metric: Float[Tensor, "batch *positions d d"]) -> None:
+        """Keep the metrics of these samples; one that is kept already stays as it is."""
+        unseen = [i for i, identity in enumerate(sample_id.tolist()) if identity not in self._row]
+        if not unseen:
             return
+        rows, columns = torch.tril_indices(metric.shape[-1], metric.shape[-1], device=metric.device)
+        packed = metric[unseen][..., rows, columns].cpu()
+        store = self._reserve(len(self._row) + len(unseen), packed)
+        first = len(self._row)
+        store[first : first + len(unseen)] = packed
+        self._row.update((int(sample_id[i]), first + n) for n, i in enumerate(unseen))
+
+    def get(self, sample_id: Int[Tensor, " batch"], device: torch.device) -> Float[Tensor, "batch *positions d d"]:
+        """The metrics of samples that are all kept."""
+        assert self._store is not None
+        packed = self._store[[self._row[identity] for identity in sample_id.tolist()]].to(device)
+        width = int((2 * packed.shape[-1]) ** 0.5)
+        rows, columns = torch.tril_indices(width, width, device=device)
+        place = torch.empty(width, width, dtype=torch.long, device=device)
+        place[rows, columns] = place[columns, rows] = torch.arange(len(rows), device=device)
+        return packed.index_select(-1, place.flatten()).unflatten(-1, (width, width))
+
+    def _reserve(self, needed: int, like: Tensor) -> Tensor:
+        if self._store is not None and len(self._store) >= needed:
+            return self._store
         capacity = max(needed, 2 * len(self._row), 64)
-        row_bytes = like[0].numel() * like.element_size()
         shape = (capacity, *like.shape[1:])
-        if capacity * row_bytes <= self.memory_budget:
+        if capacity * like[0].numel() * like.element_size() <= self.memory_budget:
             grown = torch.empty(shape, dtype=like.dtype)
         else:
             if self._in_memory:
@@ -77,3 +71,4 @@ class MetricCache:
         if self._store is not None:
             grown[: len(self._row)] = self._store[: len(self._row)]
         self._store = grown
+        return grown

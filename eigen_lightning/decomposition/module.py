@@ -14,7 +14,6 @@ from torch.optim import Adam, Optimizer
 
 from eigen_lightning.curvature import (
     Curvature,
-    CurvatureOnBatch,
     Divergence,
     GaussNewton,
     MetricCache,
@@ -22,8 +21,9 @@ from eigen_lightning.curvature import (
     divergence_named,
     losses,
 )
-from eigen_lightning.decomposition.normalization import Scale, TraceNormalization, traces
+from eigen_lightning.decomposition.normalization import Scale, TraceNormalization
 from eigen_lightning.decomposition.polar import PolarAscent
+from eigen_lightning.decomposition.scaled_curvature import ScaledCurvature
 from eigen_lightning.decomposition.starts import Starts, climb, random_start
 from eigen_lightning.errors import UserError
 from eigen_lightning.run_folder import RunFolder
@@ -59,7 +59,8 @@ class SparseEigendecomposition(LightningModule):
         normalization: how curvatures are scaled; null leaves them as they are, as published.
         starts: how U starts; null takes one random start of independent rows, as published.
         readout: ``auto`` pulls the output metric back through a linear readout where there is one; ``off`` does not.
-        rows: directions evaluated at a time.
+        rows: directions evaluated at a time; null sizes it from the memory budget and the first batch.
+        memory_budget: GiB for the tangents of the directions evaluated at a time; null takes an eighth of what is free.
         cache_gib: memory for metrics of samples that return every epoch, in GiB; more goes to a temporary file.
 
     Raises:
@@ -82,15 +83,17 @@ class SparseEigendecomposition(LightningModule):
         normalization: TraceNormalization | None = TraceNormalization(),  # noqa: B008 - frozen
         starts: Starts | None = Starts(),  # noqa: B008 - frozen
         readout: Literal["auto", "off"] = "auto",
-        rows: int = 32,
+        rows: int | None = None,
+        memory_budget: float | None = None,
         cache_gib: float = 1.0,
     ) -> None:
         super().__init__()
-        for name, value, least in (("n_directions", n_directions, 1), ("rows", rows, 1)):
-            if value < least:
-                raise UserError(f"expected model.{name} of at least {least}, got {value}")
-        for name, amount in (("interference_weight", interference_weight), ("cache_gib", cache_gib)):
-            if not amount >= 0:
+        for name, count in (("n_directions", n_directions), ("rows", rows)):
+            if count is not None and count < 1:
+                raise UserError(f"expected model.{name} of at least 1, got {count}")
+        amounts = {"interference_weight": interference_weight, "memory_budget": memory_budget, "cache_gib": cache_gib}
+        for name, amount in amounts.items():
+            if amount is not None and not 0 <= amount < float("inf"):
                 raise UserError(f"expected model.{name} of at least 0, got {amount}")
         if curvature == "nested" and readout == "auto":
             readout = "off"
@@ -111,9 +114,9 @@ class SparseEigendecomposition(LightningModule):
         self.stage2_curvature = stage2_curvature
         self.normalization, self.starts = normalization, starts
         self.readout = readout
-        self.rows = min(rows, n_directions)
+        self.rows_wanted = rows
+        self.memory_budget = memory_budget
         self.cache_gib = cache_gib
-        self.scale: Scale | None = None
         self.started = False
 
     # ---------------------------------------------------------------------------------------------- life cycle
@@ -135,9 +138,9 @@ class SparseEigendecomposition(LightningModule):
         dtype = next(iter(self.target.weights.values())).dtype
         self.U = nn.Parameter(self._initial(size, seed).to(dtype))
         self.curvature = self._make_curvature()
-        self._probes = None
-        if self.normalization is not None and self.normalization.power > 0:
-            self._probes = self.normalization.probe_directions(size, self.U, derive_seed(seed, "probes"))
+        self.scaled = ScaledCurvature(
+            self.curvature, self.normalization, self.rows_wanted, self.memory_budget, seed, self.U
+        )
 
     def _initial(self, size: int, seed: int) -> Float[Tensor, "K P"]:
         if self.starts is not None:
@@ -152,6 +155,11 @@ class SparseEigendecomposition(LightningModule):
         cache = MetricCache(int(self.cache_gib * 2**30))
         return GaussNewton(self.target, self.divergence, readout=self.readout, cache=cache)
 
+    @property
+    def rows(self) -> int:
+        """How many directions are evaluated at a time; one chunk of all where no batch has been seen yet."""
+        return min(self.scaled.rows or self.n_directions, self.n_directions)
+
     def curvature_facts(self) -> dict[str, Any]:
         """What the manifest tells of how curvature is computed."""
         pulled_back = getattr(self.curvature, "readout", None) is not None
@@ -159,7 +167,8 @@ class SparseEigendecomposition(LightningModule):
             "method": self.curvature_name,
             "divergence": type(self.divergence).__name__,
             "pulled_back_metric": pulled_back,
-            "scale": None if self.scale is None else asdict(self.scale),
+            "directions_at_a_time": self.scaled.rows,
+            "scale": None if self.scaled.scale is None else asdict(self.scaled.scale),
         }
 
     def configure_optimizers(self) -> list[Optimizer]:
@@ -186,10 +195,12 @@ class SparseEigendecomposition(LightningModule):
 
     def _to_device(self) -> None:
         self.target.to(self.device)
-        if self._probes is not None:
-            self._probes = self._probes.to(self.device)
+        self.scaled.to(self.device)
 
     def on_train_start(self) -> None:
+        samples = getattr(getattr(self.trainer, "datamodule", None), "train_set", None)
+        if getattr(samples, "repeats", False) and self.trainer.max_epochs != 1:
+            self.scaled.survey(samples, self.trainer.datamodule.batch_size, self.device)
         if not self.started:
             self._start()
             self.started = True
@@ -198,25 +209,15 @@ class SparseEigendecomposition(LightningModule):
         """Fit the scale and choose the best of several starts, on the first samples of the training stream."""
         if self.normalization is None and self.starts is None:
             return
-        wanted = self.starts.samples if self.starts is not None else Starts.samples
-        batches = list(self._first_batches(wanted))
-        if self.normalization is not None:
-            probes = self._probes
-            if probes is None:
-                probes = self.normalization.probe_directions(
-                    self.target.space.size, self.U, derive_seed(run_seed(), "probes")
-                )
-            per_batch = [traces(self._raw(batch), probes, self.rows).flatten() for batch in batches]
-            gathered = self.all_gather(torch.cat(per_batch)).flatten()
-            self.scale = Scale.fit(self.normalization, gathered.sort().values)
+        batches = list(self._first_batches((self.starts or Starts()).samples))
+        self.scaled.fit_scale(batches, self.all_gather)
         if self.starts is None or self.starts.steps == 0:
             return
         seed, size = run_seed(), self.target.space.size
         candidates = torch.stack(
             [random_start(self.n_directions, size, seed, number) for number in range(self.starts.count)]
         ).to(self.U)
-        evaluate = [self.evaluate(batch) for batch in batches]
-        candidates, score = climb(candidates, evaluate, self.rows, self.starts.steps, self._mean)
+        candidates, score = climb(candidates, self.scaled, batches, self.starts.steps, self._mean)
         with torch.no_grad():
             self.U.copy_(candidates[int(score.argmax())])
 
@@ -229,38 +230,24 @@ class SparseEigendecomposition(LightningModule):
             if seen >= samples:
                 return
 
-    # ------------------------------------------------------------------------------------------------ curvature
-
-    def _raw(self, batch: Any) -> CurvatureOnBatch:
-        return self.curvature.at(batch.inputs, self.rows, batch.sample_id)
-
-    def evaluate(self, batch: Any) -> CurvatureOnBatch:
-        """d2D on a batch in the scale that the losses see; see :class:`TraceNormalization`."""
-        raw = self._raw(batch)
-        if self.scale is None:
-            return raw
-        sample_traces = None if self._probes is None else traces(raw, self._probes, self.rows)
-        divisor = self.scale.divisor(sample_traces)
-        return lambda directions: raw(directions) / divisor
-
-    @torch.no_grad()
     def curvatures(self, batch: Any) -> Float[Tensor, "K batch *positions"]:
         """d2D of every direction on every sample of a batch, unscaled."""
-        evaluate = self._raw(batch)
-        return torch.cat([evaluate(part) for part in self.U.split(self.rows)])
+        return self.scaled.values(self.U.detach(), batch, scaled=False, keep=True)
 
     # ------------------------------------------------------------------------------------------------- training
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         optimizers = self._optimizers()
-        evaluate = self.evaluate(batch)
-        curvature, self.U.grad = self._steepness_gradient(evaluate)
+        curvature, gradient = self.scaled.value_and_gradient(
+            self.U.detach(), batch, lambda each, _: -losses.steepness(each)
+        )
+        self.U.grad = self._mean(gradient)
         has_stage2 = self.make_stage2 is None or not self.stage2_idle
         # Lightning counts each step of its own wrapper in global_step: only the last of a batch goes through it.
         self._step(optimizers[0], counted=not has_stage2)
         values = {"steepness": losses.steepness(curvature)}
         if has_stage2:
-            values["interference"], self.U.grad = self._interference_gradient(evaluate, curvature, batch.inputs)
+            values["interference"], self.U.grad = self._interference_gradient(curvature, batch)
             self._step(optimizers[-1], counted=True)
         if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
             self.log_dict({f"train/{name}": value for name, value in values.items()}, sync_dist=True)
@@ -280,41 +267,25 @@ class SparseEigendecomposition(LightningModule):
     def _sum(self, tensor: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(tensor, reduce_op="sum")  # type: ignore[return-value]
 
-    def _steepness_gradient(self, evaluate: CurvatureOnBatch) -> tuple[Tensor, Tensor]:
-        """d of this rank's samples, and the gradient of minus the steepness over all ranks' samples."""
-        curvature, gradient = [], []
-        for part in self.U.detach().split(self.rows):
-            part = part.requires_grad_()
-            with torch.enable_grad():
-                each = evaluate(part)
-                gradient.append(torch.autograd.grad(-losses.steepness(each), part)[0])
-            curvature.append(each.detach())
-        return torch.cat(curvature), self._mean(torch.cat(gradient))
-
-    def _interference_gradient(
-        self, evaluate: CurvatureOnBatch, curvature: Tensor, inputs: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _interference_gradient(self, curvature: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
         """The interference over all ranks' samples and its gradient times lambda."""
         fresh = self.stage2_curvature == "fresh"
         if fresh:
-            with torch.no_grad():
-                curvature = torch.cat([evaluate(part) for part in self.U.split(self.rows)])
+            curvature = self.scaled.values(self.U.detach(), batch)
         world = self.trainer.world_size
         # The statistic is summed over ranks before any square root, so that N ranks equal one process exactly.
         coactivation = self._sum(losses.coactivation(curvature))
-        scope = (self.interference_form, curvature[0].numel() * world, inputs.numel() * world)
+        scope = (self.interference_form, curvature[0].numel() * world, batch.inputs.numel() * world)
         directions = self.U.detach().requires_grad_()
         with torch.enable_grad():
             value = losses.interference(coactivation, directions, *scope)
             gradient = torch.autograd.grad(value, directions)[0]
         if fresh:
             cotangent = losses.interference_by_curvature(curvature, coactivation, self.U.detach(), *scope)
-            through = []
-            for part, weight in zip(self.U.detach().split(self.rows), cotangent.split(self.rows), strict=True):
-                part = part.requires_grad_()
-                with torch.enable_grad():
-                    through.append(torch.autograd.grad((evaluate(part) * weight).sum(), part)[0])
-            gradient = gradient + self._sum(torch.cat(through))
+            _, through = self.scaled.value_and_gradient(
+                self.U.detach(), batch, lambda each, rows: (each * cotangent[rows]).sum()
+            )
+            gradient = gradient + self._sum(through)
         return value.detach(), gradient * self.interference_weight
 
     # ----------------------------------------------------------------------------------------------- evaluation
@@ -334,7 +305,8 @@ class SparseEigendecomposition(LightningModule):
         checkpoint["decomposition"] = {
             "target_fingerprint": self.target.fingerprint(),
             "started": self.started,
-            "scale": None if self.scale is None else asdict(self.scale),
+            "scale": None if self.scaled.scale is None else asdict(self.scaled.scale),
+            "rows": self.scaled.rows,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -350,4 +322,5 @@ class SparseEigendecomposition(LightningModule):
                 f"{kept['target_fingerprint'][:12]}: give the run folder and configuration it was saved with"
             )
         self.started = kept["started"]
-        self.scale = None if kept["scale"] is None else Scale(**kept["scale"])
+        self.scaled.scale = None if kept["scale"] is None else Scale(**kept["scale"])
+        self.scaled.rows = kept["rows"]

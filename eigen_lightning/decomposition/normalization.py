@@ -52,16 +52,15 @@ class TraceNormalization:
         return torch.linalg.qr(probes)[0].T.to(like)
 
 
-def traces(evaluate: CurvatureOnBatch, probes: Float[Tensor, "m P"], rows: int) -> Float[Tensor, "batch *positions"]:
+def traces(evaluate: CurvatureOnBatch, probes: Float[Tensor, "m P"]) -> Float[Tensor, "batch *positions"]:
     """The trace of each sample's Hessian, exact or estimated as :class:`TraceNormalization` says.
 
     Args:
         evaluate: d2D on the batch.
         probes: from :meth:`TraceNormalization.probe_directions`.
-        rows: how many directions ``evaluate`` takes at a time.
     """
     with torch.no_grad():
-        total = sum(evaluate(part).sum(0) for part in probes.split(rows))
+        total = sum(evaluate(part).sum(0) for part in probes.split(evaluate.rows))
     return total * (probes.shape[1] / probes.shape[0])  # type: ignore[return-value]
 
 

@@ -65,3 +65,11 @@ class PolarAscent(Optimizer):
                     state["average"].lerp_(-param.grad, 1 - group["momentum"])
                 param.copy_(polar_rows(state["average"]))
         return loss
+
+    @torch.no_grad()
+    def restart_rows(self, param: Tensor, rows: list[int]) -> None:
+        """Forget the past of some rows of a matrix: the average goes on from where they are now, as heavy as others."""
+        average = self.state[param].get("average")
+        if average is not None:
+            weight = average.norm(dim=1).median()
+            average[rows] = param[rows] * weight

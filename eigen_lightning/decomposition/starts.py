@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eigen_lightning.curvature import CurvatureOnBatch
 from eigen_lightning.decomposition.polar import polar_rows
+from eigen_lightning.decomposition.scaled_curvature import ScaledCurvature
 from eigen_lightning.errors import UserError
 from eigen_lightning.seeding import derive_seed
 
@@ -40,8 +41,8 @@ def random_start(n_directions: int, size: int, seed: int, number: int) -> Float[
 
 def climb(
     starts: Float[Tensor, "S K P"],
-    batches: Sequence[CurvatureOnBatch],
-    rows: int,
+    curvature: ScaledCurvature,
+    batches: Sequence[Any],
     steps: int,
     reduce: Callable[[Tensor], Tensor],
 ) -> tuple[Float[Tensor, "S K P"], Float[Tensor, " S"]]:
@@ -49,8 +50,8 @@ def climb(
 
     Args:
         starts: S sets of directions.
-        batches: d2D (scaled) on each batch of samples.
-        rows: how many directions are evaluated at a time.
+        curvature: in the losses' scale.
+        batches: the samples they climb on; more than one are linearized again each step.
         steps: how many steps.
         reduce: mean over ranks.
 
@@ -62,16 +63,12 @@ def climb(
     for _ in range(steps):
         gradient = torch.zeros_like(starts)
         score = starts.new_zeros(n_starts)
-        for evaluate in batches:
-            parts, values = [], []
-            for part in starts.reshape(-1, size).split(rows):
-                part = part.detach().requires_grad_()
-                curvature = evaluate(part)
-                each = curvature.flatten(1).square().mean(1)
-                parts.append(torch.autograd.grad(each.sum(), part)[0])
-                values.append(each.detach())
-            gradient += torch.cat(parts).view_as(starts) / len(batches)
-            score += torch.cat(values).view(n_starts, n_directions).sum(1) / len(batches)
+        for batch in batches:
+            values, slope = curvature.value_and_gradient(
+                starts.reshape(-1, size), batch, lambda each, _: each.flatten(1).square().mean(1).sum()
+            )
+            gradient += slope.view_as(starts) / len(batches)
+            score += values.flatten(1).square().mean(1).view(n_starts, n_directions).sum(1) / len(batches)
         gradient, score = reduce(gradient), reduce(score)
         starts = polar_rows(gradient)
     return starts, score
