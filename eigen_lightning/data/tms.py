@@ -15,9 +15,11 @@ from eigen_lightning.seeding import derive_seed
 def sparse_features(
     rows: int, features: int, probability: float, generator: torch.Generator
 ) -> Float[Tensor, "rows features"]:
-    """Features uniform in [0, 1), each present with ``probability`` independently of the others, float32."""
-    present = torch.rand(rows, features, generator=generator) < probability
-    return torch.rand(rows, features, generator=generator) * present
+    """Features uniform in [0, 1], each present with ``probability`` independently of the others, float32."""
+    chance = torch.rand(rows, features, generator=generator)
+    # Given that it is below the probability, it is uniform there: one draw says whether a feature is present and how
+    # strongly.
+    return torch.where(chance < probability, chance / probability, 0.0)
 
 
 def single_features(features: int, values: int) -> Float[Tensor, "samples features"]:
