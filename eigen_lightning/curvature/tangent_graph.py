@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from eigen_lightning.curvature.tangent_passes import collapse_elementwise, drop_zeros
+
 aten = torch.ops.aten
 
 SHAPE_KEEPING = (aten.expand.default, aten.reshape.default)
@@ -40,7 +42,11 @@ def _replace_copy(node: fx.Node) -> None:
 
 
 def simplify(module: fx.GraphModule) -> fx.GraphModule:
-    """Drop dead nodes, and copies, views and expansions that change nothing. In place; returns the module."""
+    """Take away what changes nothing: dead nodes, copies, sums with zero; see also ``tangent_passes``.
+
+    Args:
+        module: rewritten in place and returned.
+    """
     graph = module.graph
     graph.eliminate_dead_code()
     for node in graph.nodes:
@@ -52,9 +58,22 @@ def simplify(module: fx.GraphModule) -> fx.GraphModule:
     for node in graph.nodes:
         if _changes_nothing(node):
             node.replace_all_uses_with(node.args[0])
+    drop_zeros(graph)
+    graph.eliminate_dead_code()
+    directions = [node for node in graph.nodes if node.op == "placeholder"][-1]
+    collapse_elementwise(graph, depending_on(directions))
     graph.eliminate_dead_code()
     module.recompile()
     return module
+
+
+def depending_on(start: fx.Node) -> set[fx.Node]:
+    """A node and everything computed from it, the graph's output aside."""
+    found = {start}
+    for node in start.graph.nodes:
+        if node.op != "output" and any(parent in found for parent in node.all_input_nodes):
+            found.add(node)
+    return found
 
 
 def split(module: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
@@ -68,10 +87,7 @@ def split(module: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
     directions = placeholders[-1]
     (output,) = (node for node in module.graph.nodes if node.op == "output")
     outputs, tangents = output.args[0]
-    moving = {directions}
-    for node in module.graph.nodes:
-        if node is not output and any(parent in moving for parent in node.all_input_nodes):
-            moving.add(node)
+    moving = depending_on(directions)
     needed = [
         node
         for node in module.graph.nodes
