@@ -1,6 +1,7 @@
 """The scorecard of a run, with its controls: to scorecard.json, the loggers and the console."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -120,7 +121,7 @@ class Scorecard(Callback):
         if self._controls is None:
             self._controls = self._make_controls(trainer, module, features)
         sets = {"learned": directions, **self._controls}
-        heldout = scorecard.judge(curvature, self._heldout(trainer, module), sets, rows, self.n_examples)
+        heldout = scorecard.judge(curvature, self._heldout(trainer, module), sets, rows, self.n_examples, keep=True)
         bases = {f"basis of {name}": scorecard.orthonormal_basis(rows_) for name, rows_ in sets.items()}
         train = scorecard.judge(curvature, self._train(trainer, module), {**sets, **bases}, rows, self.n_examples)
         principal = float(train["basis of pca"].statistics.mean.sum())
@@ -165,6 +166,7 @@ class Scorecard(Callback):
                     module.target.feature_names, recovered.partner.tolist(), recovered.cosine.tolist(), strict=True
                 )
             ]
+        card["health"] = asdict(heldout["learned"].health)
         card["samples"] = {
             "heldout": heldout["learned"].statistics.n_samples,
             "train": train["learned"].statistics.n_samples,

@@ -50,8 +50,9 @@ class SparseEigendecomposition(LightningModule):
         divergence: ``mse``, ``kl`` or ``cross_entropy``, or an object of your own; null takes the target's default.
         curvature: ``gauss_newton`` (one forward-mode product) or ``nested`` (two; the reference).
         stage1: the optimizer of stage 1. PolarAscent keeps rows orthonormal while K <= P, where interference is zero
-            by construction: stage 2 is then left out.
-        stage2: the optimizer of stage 2; null shares stage 1's, as published.
+            by construction: stage 2 is then left out until they are released.
+        stage2: the optimizer of stage 2; null shares stage 1's, as published. PolarAscent wants it shared: its steps
+            start from its average, where alone stage 2 leaves a trace.
         interference_weight: lambda, the weight of the interference.
         interference_form: ``squared``, or ``norm`` as published.
         stage2_curvature: ``fresh`` re-evaluates d2D of the updated U and differentiates through it; ``stale`` takes
@@ -175,11 +176,13 @@ class SparseEigendecomposition(LightningModule):
         stage1 = self.make_stage1([self.U])
         if self.make_stage2 is None:
             return [stage1]
-        self.stage2_idle = isinstance(stage1, PolarAscent) and self.n_directions <= self.target.space.size
-        if self.stage2_idle:
+        if self._excludes_interference(stage1) and stage1.param_groups[0]["release_after"] is None:
             log.info("stage 1 keeps the directions orthonormal: no interference is possible, stage 2 is left out")
             return [stage1]
         return [stage1, self.make_stage2([self.U])]
+
+    def _excludes_interference(self, stage1: Optimizer) -> bool:
+        return isinstance(stage1, PolarAscent) and stage1.excludes_interference(self.U)
 
     def on_fit_start(self) -> None:
         self._to_device()
@@ -242,7 +245,7 @@ class SparseEigendecomposition(LightningModule):
             self.U.detach(), batch, lambda each, _: -losses.steepness(each)
         )
         self.U.grad = self._mean(gradient)
-        has_stage2 = self.make_stage2 is None or not self.stage2_idle
+        has_stage2 = not self._excludes_interference(optimizers[0].optimizer)
         # Lightning counts each step of its own wrapper in global_step: only the last of a batch goes through it.
         self._step(optimizers[0], counted=not has_stage2)
         values = {"steepness": losses.steepness(curvature)}

@@ -19,13 +19,41 @@ def polar_rows(matrix: Float[Tensor, "*batch K P"]) -> Float[Tensor, "*batch K P
     """
     rows, width = matrix.shape[-2:]
     groups = -(-rows // width)
-    return torch.cat([_polar(part) for part in matrix.chunk(groups, dim=-2)], dim=-2)
+    # Singular value decompositions run one after another on accelerators; products do not.
+    polar = by_svd if matrix.device.type == "cpu" else by_newton_schulz
+    return torch.cat([polar(part) for part in matrix.chunk(groups, dim=-2)], dim=-2)
 
 
-def _polar(matrix: Float[Tensor, "*batch k P"]) -> Float[Tensor, "*batch k P"]:
-    scale = torch.linalg.matrix_norm(matrix, keepdim=True)
-    left, _, right = torch.linalg.svd(matrix / torch.where(scale > 0, scale, 1), full_matrices=False)
+def by_svd(matrix: Float[Tensor, "*batch k P"]) -> Float[Tensor, "*batch k P"]:
+    """The polar factor of k <= P rows, exact; a zero row becomes any unit row orthogonal to the others."""
+    left, _, right = torch.linalg.svd(_scaled(matrix), full_matrices=False)
     return left @ right
+
+
+def by_newton_schulz(matrix: Float[Tensor, "*batch k P"], max_steps: int = 60) -> Float[Tensor, "*batch k P"]:
+    """The polar factor of k <= P rows by matrix products alone.
+
+    Each step maps a singular value s to ``s (3 - s^2) / 2``: it grows by half while small and doubles its correct
+    digits near 1. Rows too dependent on each other for that (condition above about 1e8) are left to :func:`by_svd`.
+
+    Source: Bjoerck and Bowie, "An iterative algorithm for computing the best estimate of an orthogonal matrix", 1971.
+    """
+    rows = matrix.shape[-2]
+    identity = torch.eye(rows, dtype=matrix.dtype, device=matrix.device)
+    tolerance = 8 * torch.finfo(matrix.dtype).eps * rows
+    found = _scaled(matrix)
+    for step in range(max_steps):
+        gram = found @ found.mT
+        # Each look at the error waits for the device; the first steps cannot suffice.
+        if step >= 8 and step % 4 == 0 and (gram - identity).abs().amax() < tolerance:
+            return found
+        found = 1.5 * found - 0.5 * gram @ found
+    return by_svd(matrix)
+
+
+def _scaled(matrix: Tensor) -> Tensor:
+    scale = torch.linalg.matrix_norm(matrix, keepdim=True)
+    return matrix / torch.where(scale > 0, scale, 1)
 
 
 class PolarAscent(Optimizer):
@@ -35,20 +63,27 @@ class PolarAscent(Optimizer):
     it: the generalized power step of matching, stretching and projection (Zhai et al., "Complete dictionary learning
     via l4-norm maximization over the orthogonal group", JMLR 2020, algorithm 2). Batches are averaged exponentially.
 
-    Like every torch optimizer it takes gradients of a loss to be minimized, here minus the steepness.
+    Like every torch optimizer it takes gradients of a loss to be minimized, here minus the steepness. Where it also
+    takes the steps of stage 2 (``stage2: null``), the average is that of both losses and the step the power step of
+    their sum: this is how groups of rows are kept apart where K > P, and rows where they are released.
 
     Args:
         params: matrices ``[K, P]`` of directions.
         momentum: weight of the past in the average of gradients, in [0, 1).
+        release_after: steps after which rows are no longer held orthonormal; each is then a unit vector that follows
+            its own average, and stage 2 alone keeps them apart. For features whose true directions overlap; null
+            holds them orthonormal for good.
 
     Raises:
-        UserError: where momentum is outside [0, 1).
+        UserError: where a number is out of range.
     """
 
-    def __init__(self, params: Iterable[Any], momentum: float = 0.9) -> None:
+    def __init__(self, params: Iterable[Any], momentum: float = 0.9, release_after: int | None = None) -> None:
         if not 0 <= momentum < 1:
             raise UserError(f"expected momentum in [0, 1), got {momentum}")
-        super().__init__(params, {"momentum": momentum})
+        if release_after is not None and release_after < 1:
+            raise UserError(f"expected release_after of at least 1 step, got {release_after}; null never releases")
+        super().__init__(params, {"momentum": momentum, "release_after": release_after})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -59,12 +94,31 @@ class PolarAscent(Optimizer):
                 if param.grad is None:
                     continue
                 state = self.state[param]
+                ascent = -param.grad
+                if self.released(param):
+                    # The shift keeps the step an ascent where interference makes the objective concave.
+                    ascent = ascent + ascent.norm(dim=-1, keepdim=True) * param
                 if not state:
-                    state["average"] = param.grad.neg()
+                    state.update(step=0, average=ascent)
                 else:
-                    state["average"].lerp_(-param.grad, 1 - group["momentum"])
-                param.copy_(polar_rows(state["average"]))
+                    state["average"].lerp_(ascent, 1 - group["momentum"])
+                average = state["average"]
+                if self.released(param):
+                    param.copy_(torch.nn.functional.normalize(average, dim=-1))
+                else:
+                    param.copy_(polar_rows(average))
+                state["step"] += 1
         return loss
+
+    def released(self, param: Tensor) -> bool:
+        """Whether the rows of a matrix are no longer held orthonormal."""
+        group = next(group for group in self.param_groups if any(param is each for each in group["params"]))
+        after = group["release_after"]
+        return after is not None and self.state.get(param, {}).get("step", 0) >= after
+
+    def excludes_interference(self, param: Float[Tensor, "K P"]) -> bool:
+        """Whether all rows of a matrix are held orthonormal to each other, so that no two can interfere."""
+        return len(param) <= param.shape[1] and not self.released(param)
 
     @torch.no_grad()
     def restart_rows(self, param: Tensor, rows: list[int]) -> None:

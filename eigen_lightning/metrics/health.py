@@ -15,15 +15,6 @@ DUPLICATE_ABOVE = 0.95
 COLLAPSED_BELOW = 1e-3
 
 
-def dead(leads: Int[Tensor, " K"]) -> list[int]:
-    """Directions that lead on no sample.
-
-    Args:
-        leads: on how many samples each is the steepest, from :class:`LeadMetric`.
-    """
-    return (leads == 0).nonzero().flatten().tolist()
-
-
 def duplicates(directions: Float[Tensor, "K P"]) -> list[tuple[int, int]]:
     """Pairs (earlier, later) with |cos| above 0.95."""
     cosine = absolute_cosines(directions, directions).tril(-1)
@@ -136,17 +127,30 @@ def health(directions: Float[Tensor, "K P"], leads: Int[Tensor, " K"]) -> Health
 
     Args:
         directions: U.
-        leads: on how many samples each is the steepest, from :class:`LeadMetric`.
+        leads: on how many samples each is the steepest, from :class:`LeadMetric`; a direction that leads on none is
+            dead.
     """
     finite = directions.isfinite().all(1)
     bad = (~finite).nonzero().flatten().tolist()
     if bad:
         return Health(non_finite=bad)
-    return Health(dead(leads), duplicates(directions), collapsed(directions))
+    return Health((leads == 0).nonzero().flatten().tolist(), duplicates(directions), collapsed(directions))
+
+
+class Leads:
+    """What samples say of directions. No dataclass, as torchmetrics would squeeze the tensors in one.
+
+    Attributes:
+        count: on how many samples each direction is the steepest.
+        steepness: mean of d2D squared of each direction.
+    """
+
+    def __init__(self, count: Int[Tensor, " K"], steepness: Float[Tensor, " K"]) -> None:
+        self.count, self.steepness = count, steepness
 
 
 class LeadMetric(Metric):
-    """Counts on how many samples each direction is the steepest; samples on which nothing happens count for none.
+    """Collects :class:`Leads` over a stream; samples on which nothing happens are led by none.
 
     Args:
         n_directions: K.
@@ -156,16 +160,23 @@ class LeadMetric(Metric):
     higher_is_better = None
 
     leads: Tensor
+    squares: Tensor
+    samples: Tensor
 
     def __init__(self, n_directions: int) -> None:
         super().__init__()
         self.add_state("leads", torch.zeros(n_directions, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("squares", torch.zeros(n_directions, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, curvature: Float[Tensor, "K *samples"]) -> None:
         """Take in one batch."""
-        largest, leader = curvature.flatten(1).max(0)
+        flat = curvature.flatten(1)
+        largest, leader = flat.max(0)
         self.leads += torch.bincount(leader[largest > 0], minlength=len(self.leads))
+        self.squares += flat.double().square().sum(1)
+        self.samples += flat.shape[1]
 
-    def compute(self) -> Int[Tensor, " K"]:
-        """The counts over all batches and ranks."""
-        return self.leads
+    def compute(self) -> Leads:
+        """Over all batches and ranks."""
+        return Leads(self.leads, self.squares / self.samples)

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from eigen_lightning.curvature import Curvature
 from eigen_lightning.metrics.curvature_statistics import CurvatureStatistics, CurvatureStatisticsMetric
-from eigen_lightning.metrics.health import LeadMetric, duplicates
+from eigen_lightning.metrics.health import Health, LeadMetric, Leads, health
 from eigen_lightning.metrics.top_examples import TopExamples, TopExamplesMetric
 
 Batches = Callable[[], Iterable[Any]]
@@ -22,7 +22,7 @@ class Judged:
     Attributes:
         directions: ``[K, P]``.
         statistics: moments of d2D.
-        leads: on how many samples each is the steepest.
+        leads: which of them are the steepest where.
         top: the samples of largest d2D.
     """
 
@@ -30,19 +30,25 @@ class Judged:
         self,
         directions: Float[Tensor, "K P"],
         statistics: CurvatureStatistics,
-        leads: Int[Tensor, " K"],
+        leads: Leads,
         top: TopExamples,
     ) -> None:
         self.directions, self.statistics, self.leads, self.top = directions, statistics, leads, top
 
     def scalars(self) -> dict[str, float]:
         """Steepness, interference, dead and duplicate directions."""
+        counts = self.health.counts()
         return {
             "steepness": self.statistics.steepness,
             "interference": self.statistics.interference(self.directions),
-            "dead": int((self.leads == 0).sum()),
-            "duplicates": len({later for _, later in duplicates(self.directions)}),
+            "dead": counts["dead"],
+            "duplicates": counts["duplicates"],
         }
+
+    @property
+    def health(self) -> Health:
+        """What is wrong with them."""
+        return health(self.directions, self.leads.count)
 
 
 @torch.no_grad()
@@ -52,6 +58,7 @@ def judge(
     sets: Mapping[str, Float[Tensor, "K P"]],
     rows: int,
     n_examples: int,
+    keep: bool = False,
 ) -> dict[str, Judged]:
     """Evaluate several sets of directions in one pass over samples; every rank has its share and gets the whole.
 
@@ -61,6 +68,7 @@ def judge(
         sets: directions by name.
         rows: how many directions are evaluated at a time.
         n_examples: how many top samples are kept of each direction.
+        keep: as in :meth:`Curvature.at`.
     """
     everything = torch.cat(list(sets.values()))
     sizes = [len(directions) for directions in sets.values()]
@@ -74,7 +82,7 @@ def judge(
         for name, directions in sets.items()
     }
     for batch in batches:
-        evaluate = curvature.at(batch.inputs, rows, batch.sample_id)
+        evaluate = curvature.at(batch.inputs, rows, batch.sample_id, keep=keep)
         values = torch.cat([evaluate(part) for part in everything.split(rows)])
         for (statistics, leads, top), part in zip(metrics.values(), values.split(sizes), strict=True):
             statistics.update(part)
