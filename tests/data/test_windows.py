@@ -9,7 +9,7 @@ from byte_tokenizer import ByteTokenizer
 
 from eigen_lightning.data.windows import TextWindows
 
-STORY = "“Hi,” said Zoë. 🎈🎈\nIt’s ok… 日本語 costs € 5.\n\nThe  end\r\n"
+STORY = "“Hi,” said Zoë. 🎈🎈\nIt’s ok… 日本語 costs € 5 .\n\nThe  end\r\n"
 
 
 def windows_of(tokenizer: Any, length: int, story: str = STORY) -> TextWindows:
@@ -37,6 +37,8 @@ def test_parts_join_to_the_window_wherever_it_is_cut(kind: str, length: int, req
         whole = whole.replace("\n", "↵").replace("\r", "␍")
         strings = samples.tokens(sample_id)
         assert len(strings) == length
+        # What the window cuts off of a character is shown as such, and its neighbours are not.
+        assert all(string.count("\ufffd") <= 1 for string in strings)
         if "\ufffd" not in whole:
             clean += 1
             assert "".join(strings) == whole
