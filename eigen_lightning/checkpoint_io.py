@@ -3,6 +3,7 @@
 import io
 import pickle
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,17 +64,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             is of another program.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise UserError(f"expected a whole checkpoint in {path}, got one with a damaged part ({damaged})")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise UserError(f"expected a checkpoint in {path}, got a truncated file or one of another kind") from error
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        raise UserError(f"expected a checkpoint of primitives and tensors in {path}, got other contents") from error
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"expected a checkpoint in {path}, got: {error.strerror}") from error
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            damaged = archive.testzip()
+    # What zipfile raises depends on where the file was cut off.
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, zlib.error) as error:
+        raise UserError(f"expected a checkpoint in {path}, got a truncated file or one of another kind") from error
+    if damaged is not None:
+        raise UserError(f"expected a whole checkpoint in {path}, got one with a damaged part ({damaged})")
+    try:
+        checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise UserError(f"expected a checkpoint of primitives and tensors in {path}, got other contents") from error
     missing = [key for key in KEYS if not isinstance(checkpoint, dict) or key not in checkpoint]
     if missing:
         raise UserError(

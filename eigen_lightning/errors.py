@@ -22,5 +22,9 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     Returns:
         ``"; did you mean a, b?"``, or an empty string where nothing is close.
     """
-    close = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
+    known = list(known)
+    # The same name in other letter case comes first, however alike others look.
+    close = [other for other in known if other.lower() == name.lower()]
+    close += [other for other in difflib.get_close_matches(name, known, n=count, cutoff=0.5) if other not in close]
+    close = close[:count]
     return f"; did you mean {', '.join(close)}?" if close else ""

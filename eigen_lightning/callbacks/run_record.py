@@ -45,7 +45,7 @@ def git_revision() -> str | None:
 
 
 class RunRecord(Callback):
-    """Writes ``manifest.json`` when training starts and ends, and ``directions.safetensors`` after every epoch."""
+    """Writes ``manifest.json`` at the first batch and when training ends, and ``directions.safetensors`` after every epoch."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._since, self._cpu_since = time.monotonic(), time.process_time()
@@ -54,7 +54,13 @@ class RunRecord(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCSV):
                 logger.resume(trainer.global_step)
-        self._write_manifest(trainer, pl_module, "running")
+        self._begun = False
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        # Not before: up to here a run may be refused, and what the folder holds is then still another's.
+        if not self._begun:
+            self._begun = True
+            self._write_manifest(trainer, pl_module, "running")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:

@@ -28,6 +28,7 @@ from eigen_lightning.decomposition.starts import Starts, climb, random_start
 from eigen_lightning.errors import UserError
 from eigen_lightning.run_folder import RunFolder
 from eigen_lightning.seeding import derive_seed, run_seed
+from eigen_lightning.targets.checks import check_samples
 from eigen_lightning.targets.target import Target
 
 log = logging.getLogger(__name__)
@@ -134,6 +135,10 @@ class SparseEigendecomposition(LightningModule):
         if hasattr(self, "curvature"):
             return
         self.target.load(self.run_folder)
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None:
+            for samples in (data.train_set, *data.evaluation_sets.values()):
+                check_samples(self.target, samples)
         size = self.target.space.size
         seed = run_seed()
         dtype = next(iter(self.target.weights.values())).dtype
@@ -177,7 +182,6 @@ class SparseEigendecomposition(LightningModule):
         if self.make_stage2 is None:
             return [stage1]
         if self._excludes_interference(stage1) and stage1.param_groups[0]["release_after"] is None:
-            log.info("stage 1 keeps the directions orthonormal: no interference is possible, stage 2 is left out")
             return [stage1]
         return [stage1, self.make_stage2([self.U])]
 
@@ -204,6 +208,8 @@ class SparseEigendecomposition(LightningModule):
         samples = getattr(getattr(self.trainer, "datamodule", None), "train_set", None)
         if getattr(samples, "repeats", False) and self.trainer.max_epochs != 1:
             self.scaled.survey(samples, self.trainer.datamodule.batch_size, self.device)
+        if self.make_stage2 is not None and len(self.trainer.optimizers) == 1:
+            log.info("stage 1 keeps the directions orthonormal: no interference is possible, stage 2 is left out")
         if not self.started:
             self._start()
             self.started = True
@@ -307,6 +313,7 @@ class SparseEigendecomposition(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["decomposition"] = {
             "target_fingerprint": self.target.fingerprint(),
+            "optimizers": [type(optimizer).__name__ for optimizer in self.trainer.optimizers],
             "started": self.started,
             "scale": None if self.scaled.scale is None else asdict(self.scaled.scale),
             "rows": self.scaled.rows,
@@ -316,13 +323,25 @@ class SparseEigendecomposition(LightningModule):
         """Restore what is not in the state dict.
 
         Raises:
-            UserError: where the checkpoint is of another target.
+            UserError: where the checkpoint is of another target, another number of directions or other optimizers.
         """
         kept = checkpoint["decomposition"]
         if kept["target_fingerprint"] != self.target.fingerprint():
             raise UserError(
                 f"expected a checkpoint of the target {self.target.fingerprint()[:12]}, got one of "
                 f"{kept['target_fingerprint'][:12]}: give the run folder and configuration it was saved with"
+            )
+        found = len(checkpoint["state_dict"]["U"])
+        if found != self.n_directions:
+            raise UserError(
+                f"expected a checkpoint of model.n_directions of {found} as it was saved, got {self.n_directions}: set "
+                "it back, or start a new run"
+            )
+        optimizers = [type(optimizer).__name__ for optimizer in self.configure_optimizers()]
+        if kept["optimizers"] != optimizers:
+            raise UserError(
+                f"expected the optimizers of the checkpoint, {' and '.join(kept['optimizers'])}, got "
+                f"{' and '.join(optimizers)}: set model.stage1 and model.stage2 back, or start a new run"
             )
         self.started = kept["started"]
         self.scaled.scale = None if kept["scale"] is None else Scale(**kept["scale"])

@@ -67,7 +67,13 @@ def tokenizer_of(name: str) -> Any:
     from transformers import AutoTokenizer
 
     with _told_in_one_line(name, "model with a tokenizer"):
-        return AutoTokenizer.from_pretrained(_resolved(name), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(_resolved(name), trust_remote_code=False)
+    # Where a folder has none, transformers makes one up that knows nothing but special tokens.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise UserError(
+            f"expected a model with a tokenizer, got {name!r}, which has none; save it there with `save_pretrained`"
+        )
+    return tokenizer
 
 
 def bridge_of(name: str, dtype: torch.dtype, tokenizer: Any) -> Any:
