@@ -7,16 +7,17 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 
-def set_up_console(debug: bool) -> None:
+def set_up_console(debug: bool, quiet: bool = False) -> None:
     """Show the package's own messages, and of the libraries' only warnings that a person can act on.
 
     Args:
         debug: let everything through.
+        quiet: only warnings and errors, and no progress bars.
     """
     handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=debug, markup=False)
     logger = logging.getLogger("eigen_lightning")
     logger.handlers = [handler]
-    logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    logger.setLevel(logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO)
     logger.propagate = False
     if debug:
         return
@@ -33,3 +34,8 @@ def set_up_console(debug: bool) -> None:
         ".*You called `self.log.* in your `on_validation_epoch_end`.*sync_dist.*",
     ):
         warnings.filterwarnings("ignore", message)
+
+
+def is_quiet() -> bool:
+    """Whether a person asked for silence: no progress bar then."""
+    return logging.getLogger("eigen_lightning").level >= logging.WARNING

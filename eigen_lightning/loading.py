@@ -49,9 +49,12 @@ def load_run(run_dir: str | Path, accelerator: str = "auto") -> tuple[SparseEige
             f"expected the target that was decomposed ({manifest['target_fingerprint'][:12]}), got another "
             f"({found[:12]}): its weights have changed since; run `fit` again"
         )
+    if data.fingerprint() != manifest["data_fingerprint"]:
+        raise UserError(
+            f"expected the samples of the run ({manifest['data_fingerprint'][:12]}), got others "
+            f"({data.fingerprint()[:12]}): the data has changed since; run `fit` again"
+        )
     directions, _ = run.read_directions()
-    if run.last_checkpoint.exists():
-        module.on_load_checkpoint(torch.load(run.last_checkpoint, map_location="cpu", weights_only=True))
     with torch.no_grad():
         module.U.copy_(directions)
     return module, data

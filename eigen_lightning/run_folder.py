@@ -63,6 +63,9 @@ class RunFolder:
         self.scorecard = self.path / "scorecard.json"
         self.interference = self.path / "interference.npy"
         self.top_examples = self.path / "top_examples.jsonl"
+        self.interventions = self.path / "interventions.json"
+        self.cards = self.path / "cards.jsonl"
+        self.coactivity = self.path / "coactivity.npy"
         self.report = self.path / "report.html"
 
     @contextmanager
@@ -86,6 +89,22 @@ class RunFolder:
                 for path in mine:
                     _remove(path)
             self.recover()
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Work on with the folder's results; event files that were opened in vain are removed where that fails."""
+        events = self._event_files()
+        manifest = self.manifest.read_bytes() if self.manifest.exists() else None
+        try:
+            yield
+        except BaseException:
+            if manifest is not None and self.manifest.read_bytes() == manifest:
+                for path in self._event_files() - events:
+                    path.unlink()
+            raise
+
+    def _event_files(self) -> set[Path]:
+        return set(self.tensorboard.glob("events.out.tfevents.*"))
 
     def recover(self) -> None:
         """Finish a :meth:`replaced` that was cut off: keep the new results where there are any, else the old ones."""
@@ -147,15 +166,28 @@ class RunFolder:
 
     def write_interference(self, matrix: Float[Tensor, "K K"]) -> None:
         """Keep the interference matrix of the last epoch."""
+        self.write_matrix(self.interference, matrix)
+
+    def write_matrix(self, path: Path, matrix: Float[Tensor, "K K"]) -> None:
+        """Write one of the folder's matrices: the interference or the co-activity of the last epoch."""
         content = io.BytesIO()
         np.save(content, matrix.detach().float().cpu().numpy())
-        write_atomically(self.interference, content.getbuffer())
+        write_atomically(path, content.getvalue())
+
+    def write_lines(self, path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Write one of the folder's files of JSON lines, one line a direction."""
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        write_atomically(path, text.encode())
+
+    def read_lines(self, path: Path) -> list[dict[str, Any]]:
+        """One dict a direction, in order."""
+        # Not splitlines, which also cuts at the line ends that text may hold.
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
     def write_top_examples(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Keep the top examples, one JSON line a direction."""
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        write_atomically(self.top_examples, text.encode())
+        self.write_lines(self.top_examples, lines)
 
     def read_top_examples(self) -> list[dict[str, Any]]:
         """One dict a direction, in order."""
-        return [json.loads(line) for line in self.top_examples.read_text(encoding="utf-8").splitlines()]
+        return self.read_lines(self.top_examples)

@@ -24,7 +24,7 @@ def heat_map(matrix: Float[Tensor, "K K"], least_side: int = 256) -> Float[Tenso
 
 
 class Interference(EvaluationCallback):
-    """Writes ``interference.npy`` and, to the loggers, steepness, interference, their ratio, and d2D per direction."""
+    """Writes ``interference.npy``, ``coactivity.npy`` and, to the loggers, steepness, interference, d2D a direction."""
 
     def metrics(self, module: LightningModule, sets: list[str]) -> dict[str, Metric]:
         return {"heldout": CurvatureStatisticsMetric(module.n_directions)}
@@ -47,7 +47,9 @@ class Interference(EvaluationCallback):
         module.log_dict(scalars, rank_zero_only=True)
         if not trainer.is_global_zero:
             return
-        run_folder_of(trainer).write_interference(statistics.interference_matrix(directions))
+        run = run_folder_of(trainer)
+        run.write_interference(statistics.interference_matrix(directions))
+        run.write_matrix(run.coactivity, statistics.coactivity)
         for board in tensorboards_of(trainer):
             for name, normalized in (("interference", False), ("interference_normalized", True)):
                 matrix = statistics.interference_matrix(directions, normalized)

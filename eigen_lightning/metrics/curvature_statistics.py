@@ -37,6 +37,12 @@ class CurvatureStatistics:
         """``mean_s sum_k d[k, s]^2``."""
         return float(self.product.diagonal().sum())
 
+    @property
+    def coactivity(self) -> Float[Tensor, "K K"]:
+        """``mean d_k d_l / sqrt(mean d_k^2 mean d_l^2)``: 1 for two directions steep on the same samples, 0 for none."""
+        root = self.product.diagonal().clamp_min(torch.finfo(self.product.dtype).tiny).sqrt()
+        return self.product / root[:, None] / root
+
     def interference(self, directions: Float[Tensor, "K P"]) -> float:
         """``mean_s sum_{k>l} (d_k d_l cos)^2``."""
         return float(squared_interference(self.coactivation, directions.double()))

@@ -1,0 +1,208 @@
+"""Causal checks of every direction when training ends, and for ``eigen-lightning intervene``."""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from eigen_lightning.callbacks.effects import effects_on
+from eigen_lightning.callbacks.evaluation import run_folder_of
+from eigen_lightning.data.stream import SampleSet
+from eigen_lightning.errors import UserError
+from eigen_lightning.metrics.intervention import (
+    REFERENCE,
+    SPAN,
+    Intervention,
+    Samples,
+    equally_sensitive,
+    intervene,
+    random_directions,
+)
+from eigen_lightning.run_folder import RunFolder
+from eigen_lightning.seeding import derive_seed, run_seed
+from eigen_lightning.waiting import Waiting
+
+POOL = 8192
+"""Samples from which random ones are drawn."""
+
+PROBES = 32
+"""Random directions from which a sample's sensitivity is estimated, where there are more parameters than that."""
+
+EXACT_UP_TO = 512
+"""Parameters up to which it is exact."""
+
+LEAST_RANDOM = 20
+"""Random samples at least, where a direction has fewer top samples."""
+
+
+class Interventions(Callback):
+    """Writes ``interventions.json``: each direction's causal check.
+
+    Args:
+        n_examples: top samples a direction; a quarter of the held-out samples at most.
+        steps: steps on each side.
+        controls: random directions a direction.
+        matched: draw random samples that are as sensitive as the top ones; otherwise from all held-out ones alike.
+
+    Raises:
+        UserError: where a number is out of range.
+    """
+
+    def __init__(self, n_examples: int = 20, steps: int = 7, controls: int = 2, matched: bool = True) -> None:
+        for name, value, least in (("n_examples", n_examples, 1), ("steps", steps, 3), ("controls", controls, 1)):
+            if value < least:
+                raise UserError(f"expected {name} of at least {least}, got {value}")
+        self.n_examples, self.steps, self.controls, self.matched = n_examples, steps, controls, matched
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        run = run_folder_of(trainer)
+        if trainer.is_global_zero and run.top_examples.exists():
+            run.write_json(run.interventions, self.check(pl_module, trainer.datamodule, run))  # type: ignore[attr-defined]
+
+    def check(self, module: Any, data: Any, run: RunFolder) -> dict[str, Any]:
+        """The content of ``interventions.json``, from the run's top examples.
+
+        Args:
+            module: with its directions and its loaded target.
+            data: its samples.
+            run: the folder that holds the top examples.
+        """
+        lines = run.read_top_examples()
+        samples = data.evaluation_sets["heldout"]
+        pool = SensitivityPool(module, samples)
+        checked = []
+        with Waiting("Moving the weights along each direction", len(lines)) as waiting:
+            for line in lines:
+                checked.append(self._one(module, samples, pool, line))
+                waiting.reach(len(checked))
+        alive = [each for each in checked if each["deltas"]]
+        return {
+            "n_examples": self.n_examples,
+            "matched": self.matched,
+            "controls": self.controls,
+            "predicted_span": list(SPAN),
+            "reference": REFERENCE,
+            "median_selectivity": _median([each["selectivity"] for each in alive]),
+            "median_control_selectivity": _median([each["control_selectivity"] for each in alive]),
+            "directions": checked,
+        }
+
+    def _one(self, module: Any, samples: SampleSet, pool: "SensitivityPool", line: dict[str, Any]) -> dict[str, Any]:
+        k = line["direction"]
+        examples = line["examples"][: max(1, min(self.n_examples, pool.available // 4))]
+        curvature = sum(example["value"] for example in examples) / len(examples)
+        if not curvature > 0:
+            return {"direction": k, "deltas": []}
+        seed = derive_seed(run_seed(), "intervention", k)
+        generator = torch.Generator().manual_seed(seed)
+        ids = torch.tensor([example["sample_id"] for example in examples])
+        position = None
+        if pool.position is not None:
+            position = torch.tensor([example["position"] for example in examples])
+        top = pool.samples(samples, ids, position)
+        count = max(len(examples), LEAST_RANDOM)
+        if self.matched:
+            drawn = equally_sensitive(pool.sensitivity, pool.sensitivity_of(samples, ids, position), count, generator)
+        else:
+            drawn = torch.randint(len(pool.sensitivity), (count,), generator=generator)
+        random = pool.samples(samples, pool.sample_id[drawn], None if pool.position is None else pool.position[drawn])
+        direction = module.U.detach()[k]
+        controls = random_directions(self.controls, module.target.space.size, seed).to(direction)
+        found = intervene(module.target, module.divergence, direction, controls, curvature, top, random, self.steps)
+        return {
+            "direction": k,
+            **_as_json(found),
+            "effects": effects_on(module, samples, top, direction, curvature, examples),
+        }
+
+
+class SensitivityPool:
+    """Held-out samples with the trace of each one's Hessian: how much the chosen parameters matter there.
+
+    Attributes:
+        available: held-out samples in all.
+        sample_id: identity of each pool sample.
+        position: its position; None where samples have none.
+        sensitivity: the trace, exact for few parameters, else estimated up to a common factor.
+    """
+
+    position: Int[Tensor, " pool"] | None
+
+    def __init__(self, module: Any, samples: SampleSet) -> None:
+        self._module = module
+        size, seed = module.target.space.size, derive_seed(run_seed(), "sensitivity")
+        if size <= EXACT_UP_TO:
+            probes = torch.eye(size)
+        else:
+            probes = torch.linalg.qr(random_directions(PROBES, size, seed).T)[0].T
+        self._probes = probes.to(module.U)
+        first = self._traces(samples.batch(0, torch.arange(1)))
+        each = max(1, first[0].numel())
+        chosen = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))[: max(1, POOL // each)]
+        self.available = len(samples) * each
+        parts, ids = [], []
+        with Waiting("Measuring how sensitive held-out samples are", len(chosen)) as waiting:
+            for part in chosen.sort().values.split(64 if first.ndim > 1 else 1024):
+                batch = samples.batch(0, part)
+                parts.append(self._traces(batch).flatten(1) if first.ndim > 1 else self._traces(batch)[:, None])
+                ids.append(batch.sample_id)
+                waiting.reach(len(part) * len(parts))
+        traces, sample_id = torch.cat(parts), torch.cat(ids)
+        self.sensitivity = traces.flatten()
+        self.sample_id = sample_id.repeat_interleave(each)
+        self.position = torch.arange(each).repeat(len(sample_id)) if first.ndim > 1 else None
+
+    def samples(self, of: SampleSet, sample_id: Tensor, position: Tensor | None) -> Samples:
+        """The inputs of samples, on the module's device."""
+        device = self._module.device
+        return Samples(_batch_of(of, sample_id).inputs.to(device), None if position is None else position.to(device))
+
+    def sensitivity_of(self, of: SampleSet, sample_id: Tensor, position: Tensor | None) -> Float[Tensor, " n"]:
+        """The trace of the samples named."""
+        traces = self._traces(_batch_of(of, sample_id))
+        return traces if position is None else traces.flatten(1)[torch.arange(len(traces)), position]
+
+    def _traces(self, batch: Any) -> Float[Tensor, "batch *positions"]:
+        module = self._module
+        evaluate = module.curvature.at(batch.inputs.to(module.device), module.rows, batch.sample_id)
+        with torch.no_grad():
+            return sum(evaluate(part).sum(0) for part in self._probes.split(module.rows)).cpu()  # type: ignore[union-attr]
+
+
+def _batch_of(samples: SampleSet, sample_id: Int[Tensor, " n"]) -> Any:
+    return samples.batch(0, torch.tensor([samples.locate(identity)[1] for identity in sample_id.tolist()]))
+
+
+def _as_json(found: Intervention) -> dict[str, Any]:
+    half = len(found.deltas) // 2
+    return {
+        "deltas": found.deltas.tolist(),
+        "predicted": found.predicted.tolist(),
+        "top": found.learned.top.tolist(),
+        "random": found.learned.random.tolist(),
+        "control_top": found.control.top.tolist(),
+        "control_random": found.control.random.tolist(),
+        "selectivity": _finite(found.selectivity),
+        "control_selectivity": _finite(found.control_selectivity),
+        "departure": found.departure.tolist(),
+        "departs_at": found.departs_at(),
+        "asymmetry": found.asymmetry.tolist(),
+        "reference_delta": float(found.deltas[found.reference[1]]),
+        "reference_asymmetry": float(found.asymmetry[found.reference[1] - half]),
+    }
+
+
+def _finite(ratio: float) -> float | None:
+    """JSON has no infinity: None where nothing at all moved on the random samples."""
+    return ratio if math.isfinite(ratio) else None
+
+
+def _median(ratios: list[float | None]) -> float | None:
+    ranked = sorted(math.inf if ratio is None else ratio for ratio in ratios)
+    if not ranked:
+        return None
+    middle = len(ranked) // 2
+    return _finite(ranked[middle] if len(ranked) % 2 else (ranked[middle - 1] + ranked[middle]) / 2)

@@ -1,0 +1,52 @@
+(function () {
+  "use strict";
+  var list = document.getElementById("cards");
+  var filter = document.getElementById("filter");
+  var sort = document.getElementById("sort");
+  var shown = document.getElementById("shown");
+  if (!list) return;
+  var cards = Array.prototype.slice.call(list.children);
+  var texts = null;
+  var noun = shown.textContent.replace(/^\d+ /, "");
+
+  function apply() {
+    if (!texts) texts = cards.map(function (card) { return card.textContent.toLowerCase(); });
+    var words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+    var count = 0;
+    cards.forEach(function (card, index) {
+      var hit = words.every(function (word) { return texts[index].indexOf(word) >= 0; });
+      card.hidden = !hit;
+      if (hit) count += 1;
+    });
+    shown.textContent = count === cards.length ? count + " " + noun : count + " of " + cards.length + " " + noun;
+  }
+
+  function order() {
+    var key = sort.value;
+    cards.slice()
+      .sort(function (a, b) { return Number(b.dataset[key]) - Number(a.dataset[key]) || Number(b.dataset.index) - Number(a.dataset.index); })
+      .forEach(function (card) { list.appendChild(card); });
+  }
+
+  function arrive() {
+    var card = /^#direction-\d+$/.test(location.hash) && document.getElementById(location.hash.slice(1));
+    if (!card) return;
+    if (card.hidden) { filter.value = ""; apply(); }
+    card.scrollIntoView();
+    card.focus({ preventScroll: true });
+  }
+
+  filter.addEventListener("input", apply);
+  sort.addEventListener("change", order);
+  document.getElementById("tools").addEventListener("submit", function (event) { event.preventDefault(); });
+  document.addEventListener("keydown", function (event) {
+    var typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
+    if (event.key === "/" && !typing) { event.preventDefault(); filter.focus(); }
+    if (event.key === "Escape" && event.target === filter) { filter.value = ""; apply(); }
+  });
+  window.addEventListener("hashchange", arrive);
+  window.addEventListener("beforeprint", function () {
+    document.querySelectorAll("details").forEach(function (one) { one.open = true; });
+  });
+  arrive();
+})();

@@ -1,0 +1,60 @@
+"""How text and numbers from the data appear on a page: always as text, never as markup."""
+
+import math
+import unicodedata
+
+from markupsafe import Markup, escape
+
+LONG = 80
+"""Characters beyond which a token gets a box of its own to wrap and scroll in."""
+
+VISIBLE_FORMAT = {"\u200d", "\u200c"}
+"""Joiners that shape emoji and scripts; harmless, and needed to show them right."""
+
+
+def is_hidden(character: str) -> bool:
+    """Whether a character shows nothing or moves others: controls, bidirectional marks, line separators, surrogates."""
+    if character in VISIBLE_FORMAT:
+        return False
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp", "Co")
+
+
+def as_text(text: str) -> Markup:
+    """Escaped text in which hidden characters stand as their code points, so that they are seen and do nothing."""
+    if not any(map(is_hidden, text)):
+        return escape(text)
+    parts = [
+        Markup('<span class="mark">U+{:04X}</span>').format(ord(character))
+        if is_hidden(character)
+        else escape(character)
+        for character in text
+    ]
+    return Markup("").join(parts)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with three digits; a dash where there is none."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e6):
+        return f"{int(value):,}"
+    text = f"{value:.{digits}g}"
+    if "e" in text:
+        mantissa, exponent = text.split("e")
+        superscript = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+        return f"{mantissa}×10{superscript}"
+    return text
+
+
+def ratio(value: float | None) -> str:
+    """A ratio; infinite where nothing at all moved on the other side."""
+    return "∞" if value is None else number(value)
+
+
+def level(value: float, largest: float, levels: int = 8) -> int:
+    """Which of ``levels`` shades a value gets; 0 for none."""
+    if not largest > 0 or not value > 0:
+        return 0
+    return min(levels, math.ceil(levels * value / largest - 0.5))

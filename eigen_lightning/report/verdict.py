@@ -1,0 +1,122 @@
+"""A verdict in words, each word drawn from a number."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from eigen_lightning.report.text import number, ratio
+
+Tone = Literal["good", "fair", "bad"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence of the verdict.
+
+    Attributes:
+        tone: whether it speaks for the result.
+        text: the sentence.
+    """
+
+    tone: Tone
+    text: str
+
+
+def verdict(
+    manifest: dict[str, Any], scorecard: dict[str, Any], interventions: dict[str, Any], cards: list[Any]
+) -> list[Finding]:
+    """What the run's numbers say, controls included.
+
+    Args:
+        manifest: of the run.
+        scorecard: of the run; empty where there is none.
+        interventions: of the run; empty where there are none.
+        cards: of the report, one a direction.
+    """
+    found = []
+    if manifest.get("status") != "complete":
+        found.append(
+            Finding(
+                "bad", f"The run is not complete ({manifest.get('status', 'unknown')}): this is what it had so far."
+            )
+        )
+    found += _recovery(scorecard)
+    found += _causes(interventions)
+    found += _reading(cards)
+    found += _health(cards)
+    found += _generalization(scorecard)
+    return found
+
+
+def _recovery(scorecard: dict[str, Any]) -> list[Finding]:
+    learned = scorecard.get("learned", {})
+    if "matched" not in learned:
+        return []
+    total = scorecard.get("features") or learned.get("features") or scorecard.get("oracle", {}).get("matched")
+    matched = learned["matched"]
+    others = ", ".join(
+        f"{name} {number(scorecard[key]['matched'])}"
+        for key, name in (("pca", "PCA"), ("random", "random directions"))
+        if "matched" in scorecard.get(key, {})
+    )
+    tone: Tone = "good" if total and matched >= total else "fair" if matched else "bad"
+    of = f" of {number(total)}" if total else ""
+    return [Finding(tone, f"{number(matched)}{of} features recovered{f' ({others})' if others else ''}.")]
+
+
+def _causes(interventions: dict[str, Any]) -> list[Finding]:
+    if not interventions.get("directions"):
+        return []
+    learned, control = interventions["median_selectivity"], interventions["median_control_selectivity"]
+    kind = "equally sensitive random ones" if interventions.get("matched") else "random ones"
+    advantage = (learned or float("inf")) / control if control else float("inf")
+    tone: Tone = "good" if advantage >= 3 else "fair" if advantage >= 1.5 else "bad"
+    return [
+        Finding(
+            tone,
+            f"Moving the weights along a direction changes its top samples {ratio(learned)} times as much as {kind} "
+            f"(median); along a random direction, {ratio(control)} times.",
+        )
+    ]
+
+
+def _reading(cards: list[Any]) -> list[Finding]:
+    leaders = Counter(card.leader for card in cards if card.leader is not None)
+    if not leaders:
+        return []
+    pure = sorted(card.purity for card in cards if card.purity is not None)
+    tone: Tone = "good" if len(leaders) > 0.7 * len(cards) else "fair"
+    thing = "token" if any(card.is_text for card in cards) else "input"
+    return [
+        Finding(
+            tone,
+            f"{len(leaders)} different leading {thing}s in {len(cards)} directions; in the median direction "
+            f"{pure[len(pure) // 2]:.0%} of the top examples share theirs.",
+        )
+    ]
+
+
+def _health(cards: list[Any]) -> list[Finding]:
+    counts = Counter(badge.name for card in cards for badge in card.badges)
+    sentences = {
+        "dead": ("dead direction", "bad"),
+        "duplicate": ("duplicate", "bad"),
+        "few samples": ("direction owned by a few samples", "fair"),
+    }
+    found = []
+    for name, (words, tone) in sentences.items():
+        if counts[name]:
+            found.append(Finding(tone, f"{counts[name]} {words}{'s' if counts[name] > 1 else ''}."))  # type: ignore[arg-type]
+    if not counts["dead"] and not counts["duplicate"]:
+        found.append(Finding("good", "No dead directions and no duplicates."))
+    return found
+
+
+def _generalization(scorecard: dict[str, Any]) -> list[Finding]:
+    learned = scorecard.get("learned", {})
+    train, heldout = learned.get("train_steepness"), learned.get("steepness")
+    if not train or heldout is None:
+        return []
+    share = heldout / train
+    tone: Tone = "good" if share > 0.7 else "fair" if share > 0.3 else "bad"
+    return [Finding(tone, f"Steepness on held-out samples is {share:.0%} of that on training samples.")]

@@ -1,0 +1,204 @@
+"""report.html: read the run folder, fill the page, write it in one piece."""
+
+import base64
+import hashlib
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from eigen_lightning.errors import UserError
+from eigen_lightning.report import figures, text
+from eigen_lightning.report.cards import gather
+from eigen_lightning.report.ordering import clustered
+from eigen_lightning.report.verdict import verdict
+from eigen_lightning.run_folder import RunFolder, write_atomically
+
+SHOWN_IN_MATRIX = 96
+SHOWN_PAIRS = 8
+
+SCORES = {
+    "mcc": "matched |cos| with the true features (MCC)",
+    "matched": "features recovered, |cos| > 0.9",
+    "selectivity": "selectivity on single features",
+    "uniqueness": "distinct top features",
+    "mmcs": "mean max |cos| (MMCS)",
+    "steepness": "steepness, held out",
+    "train_steepness": "steepness, training",
+    "interference": "interference",
+    "explained_curvature": "explained curvature",
+    "token_purity": "token purity",
+    "previous_token_purity": "previous-token purity",
+    "distinct_leading_tokens": "distinct leading tokens",
+    "distinct_leading_contexts": "distinct leading contexts",
+    "dead": "dead directions",
+    "duplicates": "duplicates",
+}
+CONTROLS = {"learned": "learned", "random": "random", "pca": "PCA", "oracle": "oracle"}
+
+
+def write_report(run: RunFolder) -> Path:
+    """Write ``report.html`` from what the run folder holds.
+
+    Returns:
+        Its path.
+
+    Raises:
+        UserError: where the folder holds no manifest, directions or top examples.
+    """
+    for path in (run.manifest, run.directions, run.top_examples):
+        if not path.exists():
+            raise UserError(
+                f"expected a run folder with results, got {run.path}, which has no {path.name}: "
+                "run `fit` there with the TopExamples callback first"
+            )
+    write_atomically(run.report, render("report.html", **contents(run)).encode())
+    return run.report
+
+
+def contents(run: RunFolder) -> dict[str, Any]:
+    """What the template of the report is filled with."""
+    manifest = run.read_json(run.manifest)
+    scorecard = run.read_json(run.scorecard) if run.scorecard.exists() else {}
+    interventions = run.read_json(run.interventions) if run.interventions.exists() else {}
+    directions, space = run.read_directions()
+    interference = np.load(run.interference).astype(float) if run.interference.exists() else None
+    coactivity = np.load(run.coactivity).astype(float) if run.coactivity.exists() else None
+    cards = gather(
+        run.read_top_examples(),
+        run.read_lines(run.cards) if run.cards.exists() else [],
+        interventions,
+        directions.double().numpy(),
+        None if interference is None else interference.diagonal(),
+        coactivity,
+        _geometry(run, directions, space),
+    )
+    return {
+        "title": f"{run.path.resolve().name}: {manifest['n_directions']} directions",
+        "run_name": run.path.resolve().name,
+        "manifest": manifest,
+        "what": _what(manifest),
+        "findings": verdict(manifest, scorecard, interventions, cards),
+        "scores": _scores(scorecard),
+        "controls": [(key, name) for key, name in CONTROLS.items() if key in scorecard],
+        "cards": cards,
+        "interventions": interventions,
+        "config": run.config.read_text(encoding="utf-8") if run.config.exists() else "",
+        **_matrix(interference, coactivity),
+    }
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template with the style and script inline, and a policy that lets nothing else run or load."""
+    style, script = _asset("style.css"), _asset("script.js")
+    policy = (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return (
+        _environment()
+        .get_template(template)
+        .render(style=Markup(style), script=Markup(script), policy=policy, **values)
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("eigen_lightning.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "shown": text.as_text,
+        "shown_lines": lambda lines: Markup("\n").join(map(text.as_text, lines.split("\n"))),
+        "number": text.number,
+        "ratio": text.ratio,
+    }
+    environment.globals |= {"LONG": text.LONG, "infinity": float("inf")}
+    return environment
+
+
+@cache
+def _asset(name: str) -> str:
+    return files("eigen_lightning.report").joinpath("templates", name).read_text(encoding="utf-8").strip()
+
+
+def _hash(source: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+
+
+def _what(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    target = manifest.get("target", {})
+    shapes = ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in manifest.get("parameters", {}).items())
+    epochs, seconds = manifest.get("epochs", 0), text.number(manifest.get("seconds"))
+    facts = [
+        ("network", str(target.get("name") or target.get("class", ""))),
+        ("parameters", f"{shapes} ({manifest['n_parameters']:,} numbers)"),
+        ("samples", str(manifest.get("data", {}).get("class", ""))),
+        ("divergence", str(manifest.get("curvature", {}).get("divergence", ""))),
+        ("trained for", f"{epochs} epochs, {manifest.get('steps', 0):,} steps, {seconds} s"),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _scores(scorecard: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    spread = scorecard.get("random_spread", {})
+    rows = []
+    for name, title in SCORES.items():
+        if not any(name in scorecard.get(key, {}) for key in CONTROLS):
+            continue
+        row = []
+        for key in (key for key in CONTROLS if key in scorecard):
+            value = text.number(scorecard[key].get(name))
+            if key == "random" and name in spread and spread[name]:
+                value += f" ± {text.number(spread[name], 2)}"
+            row.append(value)
+        rows.append((title, row))
+    return rows
+
+
+def _matrix(interference: Any, coactivity: Any) -> dict[str, Any]:
+    if interference is None:
+        return {"matrix": Markup(""), "pairs": [], "matrix_note": ""}
+    root = np.sqrt(np.maximum(interference.diagonal(), np.finfo(float).tiny))
+    normalized = interference / root[:, None] / root
+    together = np.eye(len(root)) if coactivity is None else coactivity
+    steepest = np.sort(np.argsort(-interference.diagonal())[:SHOWN_IN_MATRIX])
+    order = steepest[clustered(np.maximum(normalized, together)[np.ix_(steepest, steepest)])]
+    rows, columns = np.tril_indices(len(root), -1)
+    strongest = np.argsort(-np.maximum(normalized, together)[rows, columns])[:SHOWN_PAIRS]
+    note = "" if len(order) == len(root) else f"The {len(order)} steepest of {len(root)} directions."
+    return {
+        "matrix": figures.heat_map(normalized, together, order) if len(order) > 1 else Markup(""),
+        "pairs": [
+            (
+                int(rows[i]),
+                int(columns[i]),
+                float(normalized[rows[i], columns[i]]),
+                float(together[rows[i], columns[i]]),
+            )
+            for i in strongest
+        ],
+        "matrix_note": note,
+    }
+
+
+def _geometry(run: RunFolder, directions: Any, space: Any) -> list[Markup] | None:
+    if not run.target.exists() or "W" not in space.names:
+        return None
+    W = run.read_target()[0]["W"].double().numpy()
+    moved = space.unflatten(directions)["W"].double().numpy()
+    if W.shape[0] < 2:
+        return None
+    if W.shape[0] > 2:
+        # The plane in which the features spread most.
+        plane = np.linalg.svd(W)[0][:, :2].T
+        W, moved = plane @ W, np.einsum("ph,khf->kpf", plane, moved)
+    return [figures.hidden_space(W, each) for each in moved]
