@@ -70,6 +70,6 @@ class ParameterSpace:
         """The inverse of :meth:`flatten`."""
         parts = vector.split(self.sizes, dim=-1)
         return {
-            name: part.reshape(*vector.shape[:-1], *shape)
+            name: part.reshape(vector.shape[:-1] + shape)
             for name, shape, part in zip(self.names, self.shapes, parts, strict=True)
         }

@@ -115,6 +115,17 @@ class Nested(Curvature):
         return CurvatureOnBatch(evaluate, rows)
 
 
+EXPLICIT_UP_TO = 64
+"""P up to which the Jacobian of a batch is written out: one small product then replaces a pass through the network."""
+
+
+def explicit(push: Callable[[Tensor], Tensor], basis: Float[Tensor, "P P"], rows: int) -> Callable[[Tensor], Tensor]:
+    """The same linear map as a matrix."""
+    columns = torch.cat([push(part) for part in basis.split(rows)])
+    jacobian, shape = columns.flatten(1), columns.shape[1:]
+    return lambda directions: (directions @ jacobian).view(len(directions), *shape)
+
+
 class GaussNewton(Curvature):
     """One forward-mode product: as D's gradient by the outputs vanishes at W0, H is exactly J^T H_out J.
 
@@ -156,15 +167,16 @@ class GaussNewton(Curvature):
                 outputs = linearization.outputs
                 self._check_gradient(outputs if self.readout is None else self.readout(outputs))
                 self._checked = True
+            push = linearization.push
+            if len(self.origin) <= EXPLICIT_UP_TO:
+                push = explicit(push, torch.eye(len(self.origin)).to(self.origin), rows)
             if self.readout is None:
                 reference = linearization.outputs
-                return CurvatureOnBatch(
-                    lambda u: self.divergence.quadratic_form(linearization.push(u), reference), rows
-                )
+                return CurvatureOnBatch(lambda u: self.divergence.quadratic_form(push(u), reference), rows)
             metric = self._metric(linearization.outputs, sample_id, keep)
 
         def evaluate(directions: Tensor) -> Tensor:
-            tangents = linearization.push(directions)
+            tangents = push(directions)
             return (torch.einsum("k...i,...ij->k...j", tangents, metric) * tangents).sum(-1)
 
         return CurvatureOnBatch(evaluate, rows)

@@ -109,8 +109,9 @@ def categorical_metric(
     tail = probability.scatter(-1, top, 0.0)
     mass = tail.sum(-1)
     origin = weight[top.squeeze(-1)]
-    # Common to all tokens, and harmless for M: it only keeps the products small.
-    center = weight.mean(0)
+    # Common to all tokens, and harmless for M: it only keeps the products small where there is probability. The plain
+    # mean would not: rows of tokens that never occur can be a hundred times longer than the others.
+    center = probability.mean(0) @ weight
     centered, origin = weight - center, origin - center
     rows, columns = torch.tril_indices(width, width, device=weight.device)
     packed = tail.new_zeros(len(tail), len(rows))

@@ -103,7 +103,7 @@ class Target(ABC):
         """SHA-256 over the configuration and the chosen parameters' bytes, as hexadecimal."""
         digest = hashlib.sha256(json.dumps(self.config(), sort_keys=True).encode())
         for tensor in self.weights.values():
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Target":
