@@ -98,6 +98,9 @@ class EigenLightningCLI(LightningCLI):
             _check_configuration(Path(file))
         super().parse_arguments(parser, args)
 
+    def _parse_ckpt_path(self) -> None:
+        """Checkpoints of this package hold no hyper-parameters that would change the configuration."""
+
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         if config.run_dir is None:

@@ -1,0 +1,42 @@
+"""Runs that are stopped and go on end bit-identical to the run that was never stopped."""
+
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.processes import CommandProcess
+from tests.resume import runs
+from tests.resume.conftest import KINDS, Kinds
+
+
+def kill_somewhere(process: CommandProcess, folder: Path, chance: random.Random, seconds: float) -> bool:
+    """Kill a run at a random moment, half the time once it trains; whether it was still alive then."""
+    if chance.random() < 0.5 and not process.until((folder / "checkpoints" / "last.ckpt").exists):
+        return False
+    time.sleep(chance.uniform(0, seconds))
+    process.kill()
+    return -signal.SIGKILL in process.wait()
+
+
+def killed_and_finished(
+    kinds: Kinds, start: Callable[..., CommandProcess], kind: str, number: int, ranks: int = 1, **options: int
+) -> int:
+    """Kill a run at a random moment, let it go on, compare its end; how many kills found it alive."""
+    whole = kinds.finished(kind, ranks, **options)
+    folder = kinds.fresh(f"{kind}-{ranks}-{number}", kind)
+    chance = random.Random(number)
+    alive = kill_somewhere(start(kind, folder, ranks=ranks, **options), folder, chance, seconds=1.5)
+    start(kind, folder, ranks=ranks, **options).succeed()
+    assert not runs.differences(runs.outcome(whole), runs.outcome(folder)), (kind, number)
+    return alive
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_killed_run_ends_as_if_it_had_never_been(
+    kinds: Kinds, start: Callable[..., CommandProcess], kind: str
+) -> None:
+    killed_and_finished(kinds, start, kind, 0)

@@ -1,0 +1,44 @@
+"""Targets of a user's own that are not what a target must be."""
+
+import torch
+from torch import Tensor, nn
+
+from eigen_lightning.run_folder import RunFolder
+from eigen_lightning.targets.target import Target
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3, 5))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.spoiled(inputs @ self.weight.T)
+
+    def spoiled(self, outputs: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Dropping(Network):
+    def spoiled(self, outputs: Tensor) -> Tensor:
+        # As some models do: active whatever the mode.
+        return nn.functional.dropout(outputs + 1, 0.5, training=True)
+
+
+class Nothing(Network):
+    def spoiled(self, outputs: Tensor) -> Tensor:
+        return outputs / 0 - outputs / 0
+
+
+class DropsOut(Target):
+    network_class: type[Network] = Dropping
+
+    def __init__(self) -> None:
+        super().__init__(["*"])
+
+    def network_with_weights(self, run: RunFolder) -> nn.Module:
+        return self.network_class()
+
+
+class NotANumber(DropsOut):
+    network_class = Nothing
