@@ -49,6 +49,8 @@ COMMANDS = {
     "report": "eigen_lightning.commands.report",
     "compare": "eigen_lightning.commands.compare",
     "stability": "eigen_lightning.commands.stability",
+    "sweep-density": "eigen_lightning.commands.sweep_density",
+    "sweep-lambda": "eigen_lightning.commands.sweep_lambda",
 }
 """The package's own commands: each a module whose function of the same name is the command."""
 
