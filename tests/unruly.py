@@ -42,3 +42,19 @@ class DropsOut(Target):
 
 class NotANumber(DropsOut):
     network_class = Nothing
+
+
+class Spoiling(nn.Module):
+    """Finite everywhere, but its curvature overflows once an input's first feature is large enough."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(3, 5))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        scale = torch.where(inputs[:, :1] > 0.97, 1e25, 1.0)
+        return inputs @ self.weight.T * scale
+
+
+class Spoils(DropsOut):
+    network_class = Spoiling  # type: ignore[assignment]

@@ -21,6 +21,7 @@ from eigen_lightning.curvature import (
     divergence_named,
     losses,
 )
+from eigen_lightning.decomposition.finite import check_finite
 from eigen_lightning.decomposition.normalization import Scale, TraceNormalization
 from eigen_lightning.decomposition.polar import PolarAscent
 from eigen_lightning.decomposition.scaled_curvature import ScaledCurvature
@@ -251,12 +252,14 @@ class SparseEigendecomposition(LightningModule):
             self.U.detach(), batch, lambda each, _: -losses.steepness(each)
         )
         self.U.grad = self._mean(gradient)
+        check_finite(self, 1, self.U.grad, curvature, batch)
         has_stage2 = not self._excludes_interference(optimizers[0].optimizer)
         # Lightning counts each step of its own wrapper in global_step: only the last of a batch goes through it.
         self._step(optimizers[0], counted=not has_stage2)
         values = {"steepness": losses.steepness(curvature)}
         if has_stage2:
             values["interference"], self.U.grad = self._interference_gradient(curvature, batch)
+            check_finite(self, 2, self.U.grad, curvature, batch)
             self._step(optimizers[-1], counted=True)
         if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
             self.log_dict({f"train/{name}": value for name, value in values.items()}, sync_dist=True)

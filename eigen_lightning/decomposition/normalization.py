@@ -83,8 +83,13 @@ class Scale:
         """From the traces of the start's samples.
 
         Raises:
-            UserError: where all are zero: no chosen parameter moves the output on any sample.
+            UserError: where all are zero: no chosen parameter moves the output on any sample; or one is not finite.
         """
+        if not traces.isfinite().all():
+            raise UserError(
+                f"expected finite curvature, got {int((~traces.isfinite()).sum())} of {len(traces)} samples without: "
+                "check the target's weights and dtype"
+            )
         positive = traces[traces > 0]
         if not len(positive):
             raise UserError(

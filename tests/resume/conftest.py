@@ -16,7 +16,7 @@ KINDS = ("xor", "tms", "file", "stream")
 
 
 def write_stories(folder: Path) -> None:
-    """Stories of words that the tiny model knows: as a text file, and as a data set on disk, streamed like the Hub's."""
+    """Stories of words that the tiny model knows: a text file, and a data set on disk, streamed like the Hub's."""
     import json
 
     stories = [" ".join(f"w{(3 * number + step * step) % 61}" for step in range(20)) for number in range(40)]
@@ -32,6 +32,7 @@ class Kinds:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._finished: dict[Any, Path] = {}
+        self._whole = 0
 
     def config(self, kind: str, **options: Any) -> dict[str, Any]:
         if kind in ("xor", "tms"):
@@ -48,7 +49,8 @@ class Kinds:
     def finished(self, kind: str, ranks: int = 1, **options: Any) -> Path:
         key = (kind, ranks, tuple(options.items()))
         if key not in self._finished:
-            folder = self.fresh(f"whole-{kind}-{ranks}-{len(self._finished)}", kind if ranks > 1 or options else None)
+            self._whole += 1
+            folder = self.fresh(f"whole-{kind}-{self._whole}", kind if ranks > 1 or options else None)
             CommandProcess(
                 runs.arguments(self.config(kind, **options), folder), folder.with_suffix(".log"), ranks
             ).succeed()
