@@ -44,15 +44,15 @@ class Interventions(Callback):
     Args:
         n_examples: top samples a direction; a quarter of the held-out samples at most.
         steps: steps on each side.
-        controls: random directions a direction.
+        controls: random directions a direction; null takes 16 for few parameters, where they cost nothing, else 4.
         matched: draw random samples that are as sensitive as the top ones; otherwise from all held-out ones alike.
 
     Raises:
         UserError: where a number is out of range.
     """
 
-    def __init__(self, n_examples: int = 20, steps: int = 7, controls: int = 2, matched: bool = True) -> None:
-        for name, value, least in (("n_examples", n_examples, 1), ("steps", steps, 3), ("controls", controls, 1)):
+    def __init__(self, n_examples: int = 20, steps: int = 7, controls: int | None = None, matched: bool = True) -> None:
+        for name, value, least in (("n_examples", n_examples, 1), ("steps", steps, 3), ("controls", controls or 1, 1)):
             if value < least:
                 raise UserError(f"expected {name} of at least {least}, got {value}")
         self.n_examples, self.steps, self.controls, self.matched = n_examples, steps, controls, matched
@@ -82,13 +82,16 @@ class Interventions(Callback):
         return {
             "n_examples": self.n_examples,
             "matched": self.matched,
-            "controls": self.controls,
+            "controls": self._controls(module),
             "predicted_span": list(SPAN),
             "reference": REFERENCE,
             "median_selectivity": _median([each["selectivity"] for each in alive]),
             "median_control_selectivity": _median([each["control_selectivity"] for each in alive]),
             "directions": checked,
         }
+
+    def _controls(self, module: Any) -> int:
+        return self.controls or (16 if module.target.space.size <= EXACT_UP_TO else 4)
 
     def _one(self, module: Any, samples: SampleSet, pool: "SensitivityPool", line: dict[str, Any]) -> dict[str, Any]:
         k = line["direction"]
@@ -110,7 +113,7 @@ class Interventions(Callback):
             drawn = torch.randint(len(pool.sensitivity), (count,), generator=generator)
         random = pool.samples(samples, pool.sample_id[drawn], None if pool.position is None else pool.position[drawn])
         direction = module.U.detach()[k]
-        controls = random_directions(self.controls, module.target.space.size, seed).to(direction)
+        controls = random_directions(self._controls(module), module.target.space.size, seed).to(direction)
         found = intervene(module.target, module.divergence, direction, controls, curvature, top, random, self.steps)
         return {
             "direction": k,

@@ -13,7 +13,9 @@ from eigen_lightning.report.text import level, number, ratio
 
 DUPLICATE = 0.9
 DEAD = 1e-6
-FEW = 0.5
+FEW_SAMPLES = 20
+"""Samples below which a histogram says less than the list of them."""
+
 TOKENS_BEFORE, TOKENS_AFTER = 47, 16
 """Of a long window, how much is shown around the activating token."""
 
@@ -157,7 +159,7 @@ def gather(
             nearest=_nearest(k, cosine[k], together),
             intervention=intervention,
             histogram=figures.histogram(histogram["log10_edges"], histogram["counts"], histogram["below"])
-            if histogram
+            if histogram and histogram["samples"] >= FEW_SAMPLES
             else Markup(""),
             curve=figures.intervention_curve(intervention) if intervention.get("deltas") else Markup(""),
             geometry=geometry[k] if geometry else Markup(""),
@@ -192,8 +194,10 @@ def _plain_tokens(example: dict[str, Any]) -> list[Token]:
 
 def _shaded(context: dict[str, Any], top: float, budget: int) -> list[Token]:
     position = context["position"]
-    before = min(TOKENS_BEFORE, budget * 3 // 4)
-    first, last = max(0, position - before), position + 1 + min(TOKENS_AFTER, max(2, budget // 4))
+    first, last = 0, len(context["tokens"])
+    if last > min(budget, TOKENS_BEFORE + 1 + TOKENS_AFTER):
+        first = max(0, position - min(TOKENS_BEFORE, budget * 3 // 4))
+        last = position + 1 + min(TOKENS_AFTER, max(2, budget // 4))
     tokens: list[Token] = [Token("…", 0, "", False)] if first else []
     for index, (text, value) in enumerate(zip(context["tokens"], context["values"], strict=True)):
         if not first <= index < last:
@@ -240,7 +244,7 @@ def _add_badges(cards: list[Card], cosine: Float[np.ndarray, "K K"]) -> None:
         moved = card.intervention
         if moved.get("deltas"):
             learned, control = moved["selectivity"], moved["control_selectivity"]
-            if learned is not None and control is not None and learned < 2 * control:
+            if learned is not None and control is not None and learned < 1.5 * control:
                 card.badges.append(
                     Badge("unselective", f"selectivity {ratio(learned)}, random direction {ratio(control)}")
                 )

@@ -40,12 +40,19 @@ def number(value: float | None, digits: int = 3) -> str:
         return str(value).lower()
     if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e6):
         return f"{int(value):,}"
+    if 1e3 <= abs(value) < 1e6:
+        return f"{value:,.0f}"
     text = f"{value:.{digits}g}"
     if "e" in text:
         mantissa, exponent = text.split("e")
         superscript = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
         return f"{mantissa}×10{superscript}"
     return text
+
+
+def fixed(value: float) -> str:
+    """Two decimals, and no minus before zero."""
+    return f"{value:.2f}".replace("-0.00", "0.00")
 
 
 def ratio(value: float | None) -> str:

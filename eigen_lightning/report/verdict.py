@@ -42,7 +42,7 @@ def verdict(
         )
     found += _recovery(scorecard)
     found += _causes(interventions)
-    found += _reading(cards)
+    found += _reading(cards, scorecard)
     found += _health(cards)
     found += _generalization(scorecard)
     return found
@@ -54,14 +54,18 @@ def _recovery(scorecard: dict[str, Any]) -> list[Finding]:
         return []
     total = scorecard.get("features") or learned.get("features") or scorecard.get("oracle", {}).get("matched")
     matched = learned["matched"]
-    others = ", ".join(
-        f"{name} {number(scorecard[key]['matched'])}"
-        for key, name in (("pca", "PCA"), ("random", "random directions"))
-        if "matched" in scorecard.get(key, {})
-    )
     tone: Tone = "good" if total and matched >= total else "fair" if matched else "bad"
     of = f" of {number(total)}" if total else ""
-    return [Finding(tone, f"{number(matched)}{of} features recovered{f' ({others})' if others else ''}.")]
+    return [Finding(tone, f"{number(matched)}{of} features recovered{_controls(scorecard, 'matched')}.")]
+
+
+def _controls(scorecard: dict[str, Any], name: str) -> str:
+    others = [
+        f"{title} {number(scorecard[key][name])}"
+        for key, title in (("pca", "PCA"), ("random", "random directions"))
+        if name in scorecard.get(key, {})
+    ]
+    return f" ({', '.join(others)})" if others else ""
 
 
 def _causes(interventions: dict[str, Any]) -> list[Finding]:
@@ -80,20 +84,30 @@ def _causes(interventions: dict[str, Any]) -> list[Finding]:
     ]
 
 
-def _reading(cards: list[Any]) -> list[Finding]:
+def _reading(cards: list[Any], scorecard: dict[str, Any]) -> list[Finding]:
+    learned = scorecard.get("learned", {})
+    if "token_purity" in learned:
+        leading = learned["distinct_leading_tokens"]
+        pure, random = learned["token_purity"], scorecard.get("random", {}).get("token_purity", 0)
+        tone: Tone = "good" if pure > 1.5 * random and leading > 0.7 * len(cards) else "fair"
+        return [
+            Finding(
+                tone,
+                f"{number(leading)} distinct leading tokens in {len(cards)} directions"
+                f"{_controls(scorecard, 'distinct_leading_tokens')}; token purity {number(pure)}"
+                f"{_controls(scorecard, 'token_purity')}.",
+            )
+        ]
     leaders = Counter(card.leader for card in cards if card.leader is not None)
     if not leaders:
         return []
     pure = sorted(card.purity for card in cards if card.purity is not None)
-    tone: Tone = "good" if len(leaders) > 0.7 * len(cards) else "fair"
+    tone = "good" if len(leaders) > 0.7 * len(cards) else "fair"
     thing = "token" if any(card.is_text for card in cards) else "input"
-    return [
-        Finding(
-            tone,
-            f"{len(leaders)} different leading {thing}s in {len(cards)} directions; in the median direction "
-            f"{pure[len(pure) // 2]:.0%} of the top examples share theirs.",
-        )
-    ]
+    sentence = f"{len(leaders)} different leading {thing}s in {len(cards)} directions"
+    if pure:
+        sentence += f"; in the median direction {pure[len(pure) // 2]:.0%} of the top examples share theirs"
+    return [Finding(tone, f"{sentence}.")]
 
 
 def _health(cards: list[Any]) -> list[Finding]:
@@ -101,7 +115,7 @@ def _health(cards: list[Any]) -> list[Finding]:
     sentences = {
         "dead": ("dead direction", "bad"),
         "duplicate": ("duplicate", "bad"),
-        "few samples": ("direction owned by a few samples", "fair"),
+        "one-sided": ("one-sided direction", "fair"),
     }
     found = []
     for name, (words, tone) in sentences.items():

@@ -22,11 +22,11 @@ SHOWN_IN_MATRIX = 96
 SHOWN_PAIRS = 8
 
 SCORES = {
-    "mcc": "matched |cos| with the true features (MCC)",
-    "matched": "features recovered, |cos| > 0.9",
-    "selectivity": "selectivity on single features",
+    "mcc": "MCC with the truth",
+    "matched": "features recovered",
+    "selectivity": "selectivity",
     "uniqueness": "distinct top features",
-    "mmcs": "mean max |cos| (MMCS)",
+    "mmcs": "MMCS",
     "steepness": "steepness, held out",
     "train_steepness": "steepness, training",
     "interference": "interference",
@@ -120,6 +120,7 @@ def _environment() -> Environment:
         "shown_lines": lambda lines: Markup("\n").join(map(text.as_text, lines.split("\n"))),
         "number": text.number,
         "ratio": text.ratio,
+        "fixed": text.fixed,
     }
     environment.globals |= {"LONG": text.LONG, "infinity": float("inf")}
     return environment
@@ -148,7 +149,8 @@ def _what(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     return [(name, value) for name, value in facts if value]
 
 
-def _scores(scorecard: dict[str, Any]) -> list[tuple[str, list[str]]]:
+def _scores(scorecard: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Rows of the scorecard: a title, and for each column a figure and its spread."""
     spread = scorecard.get("random_spread", {})
     rows = []
     for name, title in SCORES.items():
@@ -156,10 +158,8 @@ def _scores(scorecard: dict[str, Any]) -> list[tuple[str, list[str]]]:
             continue
         row = []
         for key in (key for key in CONTROLS if key in scorecard):
-            value = text.number(scorecard[key].get(name))
-            if key == "random" and name in spread and spread[name]:
-                value += f" ± {text.number(spread[name], 2)}"
-            row.append(value)
+            margin = text.number(spread[name], 2) if key == "random" and spread.get(name) else ""
+            row.append((text.number(scorecard[key].get(name)), margin))
         rows.append((title, row))
     return rows
 

@@ -98,7 +98,14 @@ def test_a_random_direction_selects_nothing(name):
         random = equally_sensitive(sensitivity, sensitivity[top], 20, generator)
         controls = random_directions(4, size, k)
         found = intervene(
-            network, MSE(), direction, controls, float(values[top].mean()), Samples(inputs[top]), Samples(inputs[random]), 3
+            network,
+            MSE(),
+            direction,
+            controls,
+            float(values[top].mean()),
+            Samples(inputs[top]),
+            Samples(inputs[random]),
+            3,
         )
         logs.append((math.log(found.selectivity), math.log(found.control_selectivity)))
     learned, control = torch.tensor(logs).mean(0).exp().tolist()
@@ -112,7 +119,8 @@ def test_matched_samples_are_as_sensitive_as_the_given_ones():
     like = torch.tensor([0.01, 100.0])
     drawn = equally_sensitive(sensitivity, like, 400, torch.Generator().manual_seed(0))
     ratio = sensitivity[drawn] / like[torch.arange(400) % 2]
-    assert ratio.min() > 0.9 and ratio.max() < 1.1
+    assert ratio.min() > 0.9
+    assert ratio.max() < 1.1
     assert len(drawn.unique()) > 30
 
 
