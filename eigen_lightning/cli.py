@@ -51,6 +51,7 @@ COMMANDS = {
     "stability": "eigen_lightning.commands.stability",
     "sweep-density": "eigen_lightning.commands.sweep_density",
     "sweep-lambda": "eigen_lightning.commands.sweep_lambda",
+    "verify-resume": "eigen_lightning.commands.verify_resume",
 }
 """The package's own commands: each a module whose function of the same name is the command."""
 

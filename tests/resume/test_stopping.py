@@ -92,24 +92,26 @@ def test_a_forked_child_does_not_keep_the_lock_and_another_process_is_refused(tm
 
 
 def test_a_full_disk_stops_the_run_with_the_last_checkpoint_intact(kinds: Kinds, start: Start) -> None:
-    whole = kinds.finished("tms")
+    whole = kinds.finished("tms", **LONG)
     folder = kinds.fresh("full", "tms")
 
     def little_room(rank: int) -> None:
-        # Every file of this process may have so many bytes: less than a checkpoint, more than the other files.
+        # Every file of this process may have so many bytes: less than a checkpoint, more than most others.
         resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
 
-    first = start("tms", folder, "--trainer.max_epochs", "1")
-    first.succeed()
+    first = start("tms", folder, **LONG)
+    assert first.until(started(folder))
+    first.kill()
+    first.wait()
     good = (folder / "checkpoints" / "last.ckpt").read_bytes()
-    args = runs.arguments(kinds.config("tms"), folder, "--ckpt_path", "last")
+    args = runs.arguments(kinds.config("tms", **LONG), folder, "--ckpt_path", "last")
     full = CommandProcess(args, folder.with_suffix(".log"), prepare=little_room)
     assert full.wait() == [2], full.log.read_text()
     assert "File too large" in full.log.read_text()
     assert "--ckpt_path last" in full.log.read_text()
     assert (folder / "checkpoints" / "last.ckpt").read_bytes() == good
     assert not list((folder / "checkpoints").glob(".*.partial"))
-    start("tms", folder).succeed()
+    start("tms", folder, **LONG).succeed()
     assert not runs.differences(runs.outcome(whole), runs.outcome(folder))
 
 
