@@ -1,5 +1,6 @@
 """What a direction does when the weights really move along it: true divergences, with a random direction as control."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -71,7 +72,7 @@ def steps(curvature: float, count: int, span: tuple[float, float] = SPAN) -> Flo
     """
     if not curvature > 0:
         raise UserError(f"expected a direction with positive curvature on its top samples, got {curvature:.3g}")
-    predicted = torch.logspace(*(float(torch.tensor(end).log10()) for end in span), count, dtype=torch.float64)
+    predicted = torch.logspace(math.log10(span[0]), math.log10(span[1]), count, dtype=torch.float64)
     positive = (2 * predicted / curvature).sqrt()
     return torch.cat([-positive.flip(0), positive])
 

@@ -97,7 +97,7 @@ class Card:
     @property
     def effects(self) -> dict[str, Any]:
         """What a step did to the outputs; empty parts where that was not looked at."""
-        nothing = {"delta": None, "tokens": None, "predictions": [], "outputs": []}
+        nothing: dict[str, Any] = {"delta": None, "tokens": None, "predictions": [], "outputs": []}
         return nothing | self.intervention.get("effects", {})
 
     @property

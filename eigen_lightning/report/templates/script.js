@@ -9,12 +9,14 @@
   var texts = null;
   var noun = shown.textContent.replace(/^\d+ /, "");
 
+  function plain(text) { return text.toLowerCase().replace(/\s+/g, " "); }
+
   function apply() {
-    if (!texts) texts = cards.map(function (card) { return card.textContent.toLowerCase(); });
-    var words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+    if (!texts) texts = cards.map(function (card) { return plain(card.textContent); });
+    var wanted = plain(filter.value).trim();
     var count = 0;
     cards.forEach(function (card, index) {
-      var hit = words.every(function (word) { return texts[index].indexOf(word) >= 0; });
+      var hit = texts[index].indexOf(wanted) >= 0;
       card.hidden = !hit;
       if (hit) count += 1;
     });
