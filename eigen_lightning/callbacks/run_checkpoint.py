@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from eigen_lightning import random_state, tensorboard_series
 from eigen_lightning.callbacks.evaluation import run_folder_of
+from eigen_lightning.collectives import reduced
 from eigen_lightning.errors import UserError
 from eigen_lightning.metrics_csv import MetricsCSV
 from eigen_lightning.stop_signals import Stopped, StopSignals
@@ -121,7 +122,7 @@ class RunCheckpoint(Checkpoint):
         if trainer.world_size == 1:
             return list(flags)
         tensor = torch.tensor(flags, device=trainer.strategy.root_device)
-        return trainer.strategy.reduce(tensor, reduce_op="max").tolist()  # type: ignore[arg-type, union-attr]
+        return reduced(tensor, "max").tolist()
 
     @staticmethod
     def _exit_code(trainer: Trainer) -> int | None:

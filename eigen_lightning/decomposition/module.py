@@ -12,6 +12,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from eigen_lightning.collectives import reduced
 from eigen_lightning.curvature import (
     Curvature,
     Divergence,
@@ -274,10 +275,10 @@ class SparseEigendecomposition(LightningModule):
             self.U.copy_(nn.functional.normalize(self.U, dim=-1))
 
     def _mean(self, tensor: Tensor) -> Tensor:
-        return self.trainer.strategy.reduce(tensor, reduce_op="mean")  # type: ignore[return-value]
+        return reduced(tensor, "mean")
 
     def _sum(self, tensor: Tensor) -> Tensor:
-        return self.trainer.strategy.reduce(tensor, reduce_op="sum")  # type: ignore[return-value]
+        return reduced(tensor, "sum")
 
     def _interference_gradient(self, curvature: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
         """The interference over all ranks' samples and its gradient times lambda."""

@@ -132,11 +132,11 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 def largest_difference(one: Path, other: Path) -> dict[str, float]:
-    """Largest absolute difference of two runs' numbers, by file."""
+    """Largest difference of two runs' numbers, by file; relative where they are above 1."""
     directions = [load_file(folder / "directions.safetensors")["U"] for folder in (one, other)]
     found = {"U": float(np.abs(directions[0] - directions[1]).max())}
     found["interference"] = float(np.abs(np.load(one / "interference.npy") - np.load(other / "interference.npy")).max())
-    tables = [list(csv.DictReader((folder / "metrics.csv").open())) for folder in (one, other)]
+    tables = [list(csv.DictReader((folder / "metrics.csv").read_text().splitlines())) for folder in (one, other)]
     assert [list(row) for row in tables[0]] == [list(row) for row in tables[1]]
     cells = [
         (float(mine[key]), float(theirs[key]))
@@ -153,6 +153,7 @@ def largest_difference(one: Path, other: Path) -> dict[str, float]:
             if key == "direction":
                 continue
             assert [e["sample_id"] for e in mine[key]] == [e["sample_id"] for e in theirs[key]]
-            values = max([values, *(abs(a["value"] - b["value"]) for a, b in zip(mine[key], theirs[key], strict=True))])
+            pairs = [(a["value"], b["value"]) for a, b in zip(mine[key], theirs[key], strict=True)]
+            values = max([values, *(abs(a - b) / max(1.0, abs(a)) for a, b in pairs)])
     found["top_examples"] = values
     return found

@@ -1,5 +1,6 @@
 """Runs that are stopped and go on end bit-identical to the run that was never stopped."""
 
+import os
 import random
 import signal
 import time
@@ -8,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.kinds import KINDS, Kinds
 from tests.processes import CommandProcess
 from tests.resume import runs
-from tests.resume.conftest import KINDS, Kinds
 
 
 def kill_somewhere(process: CommandProcess, folder: Path, chance: random.Random, seconds: float) -> bool:
@@ -40,3 +41,21 @@ def test_a_killed_run_ends_as_if_it_had_never_been(
     kinds: Kinds, start: Callable[..., CommandProcess], kind: str
 ) -> None:
     killed_and_finished(kinds, start, kind, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_sixty_kills(kinds: Kinds, start: Callable[..., CommandProcess], capsys: pytest.CaptureFixture[str]) -> None:
+    """``EIGEN_LIGHTNING_KILLS`` sets another number."""
+    wanted = int(os.environ.get("EIGEN_LIGHTNING_KILLS", "60"))
+    identical = alive = number = 0
+    while alive < wanted:
+        kind = KINDS[number % len(KINDS)]
+        # Every third with two loader workers.
+        options = {"num_workers": 2} if number % 3 == 2 else {}
+        alive += killed_and_finished(kinds, start, kind, 1000 + number, **options)
+        identical += 1
+        number += 1
+    with capsys.disabled():
+        print(f"\n{alive} kills of a living run, {identical} bit-identical finishes", end="")
+    assert identical == number

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from eigen_lightning.checkpoint_io import AtomicCheckpointIO, last_good, read_checkpoint
 from eigen_lightning.errors import UserError
 from eigen_lightning.run_lock import RunLock
+from tests.kinds import Kinds
 from tests.processes import CommandProcess
 from tests.resume import runs
-from tests.resume.conftest import Kinds
 
 Start = Callable[..., CommandProcess]
 LONG = {"samples_per_epoch": 32 * 100}
