@@ -83,7 +83,7 @@ def test_filter_sort_and_anchor(pages):
         assert driver.find_element("id", "shown").text == "1 of 64 directions"
         # A link to a direction that the filter hides brings it back, and the keyboard goes there.
         driver.execute_script("location.hash = 'direction-7'")
-        time.sleep(0.2)
+        time.sleep(0.5)
         assert driver.execute_script("return document.activeElement.id") == "direction-7"
         assert len(driver.execute_script(VISIBLE)) == 64
         assert abs(driver.execute_script("return document.activeElement.getBoundingClientRect().top")) < 120

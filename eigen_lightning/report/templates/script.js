@@ -34,8 +34,14 @@
     var card = /^#direction-\d+$/.test(location.hash) && document.getElementById(location.hash.slice(1));
     if (!card) return;
     if (card.hidden) { filter.value = ""; apply(); }
-    card.scrollIntoView();
     card.focus({ preventScroll: true });
+    // Cards out of sight have guessed heights until they come near: arriving takes a few frames.
+    var frames = 6;
+    (function settle() {
+      card.scrollIntoView();
+      frames -= 1;
+      if (frames) requestAnimationFrame(settle);
+    })();
   }
 
   filter.addEventListener("input", apply);
