@@ -32,16 +32,25 @@ class CommandProcess:
         prepare: Callable[[int], None] = lambda rank: None,
         address: str = "127.0.0.1",
         port: int | None = None,
+        hosts: int = 1,
     ) -> None:
         self.log = log
         self.codes: list[int] = []
         port = port or free_port()
         if ranks > 1:
-            args = [*args, "--trainer.devices", str(ranks), "--trainer.strategy", "ddp"]
-        self.pids = [self._fork(list(args), rank, ranks, prepare, address, port) for rank in range(ranks)]
+            args = [*args, "--trainer.devices", str(ranks // hosts), "--trainer.strategy", "ddp"]
+            args += ["--trainer.num_nodes", str(hosts)]
+        self.pids = [self._fork(list(args), rank, ranks, hosts, prepare, address, port) for rank in range(ranks)]
 
     def _fork(
-        self, args: list[str], rank: int, ranks: int, prepare: Callable[[int], None], address: str, port: int
+        self,
+        args: list[str],
+        rank: int,
+        ranks: int,
+        hosts: int,
+        prepare: Callable[[int], None],
+        address: str,
+        port: int,
     ) -> int:
         pid = os.fork()
         if pid:
@@ -62,10 +71,10 @@ class CommandProcess:
                 os.environ.update(
                     {
                         "RANK": str(rank),
-                        "LOCAL_RANK": str(rank),
-                        "GROUP_RANK": "0",
+                        "LOCAL_RANK": str(rank % (ranks // hosts)),
+                        "GROUP_RANK": str(rank // (ranks // hosts)),
                         "WORLD_SIZE": str(ranks),
-                        "LOCAL_WORLD_SIZE": str(ranks),
+                        "LOCAL_WORLD_SIZE": str(ranks // hosts),
                         "MASTER_ADDR": address,
                         "MASTER_PORT": str(port),
                         "TORCHELASTIC_RUN_ID": "test",
