@@ -159,7 +159,10 @@ class EigenLightningCLI(LightningCLI):
         run, quiet = self.run_folder, self._get(self.config_init, "quiet")
         if config.default_root_dir is None:
             kwargs["default_root_dir"] = str(run.path)
-        if config.logger is None or config.logger is True:
+        if self.subcommand != "fit":
+            # Looking again at a finished run adds nothing to its curves.
+            kwargs["logger"] = False
+        elif config.logger is None or config.logger is True:
             board = TensorBoardLogger(run.path, name="", version=run.tensorboard.name)
             kwargs["logger"] = [board, MetricsCSV(run.metrics)]
         if config.enable_progress_bar is None:

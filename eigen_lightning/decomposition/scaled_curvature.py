@@ -141,12 +141,15 @@ class ScaledCurvature:
             batch_size: samples at a time.
             device: where they are evaluated.
         """
+        by_trace = self.normalization is not None and self.normalization.power > 0
+        if not by_trace and getattr(self.curvature, "readout", None) is None:
+            return
         with Waiting("Surveying the training samples", len(samples)) as waiting:
             for part in torch.arange(len(samples)).split(batch_size):
                 batch = samples.batch(0, part)
                 batch = type(batch)(*(tensor.to(device) for tensor in batch))
-                raw = self.on(batch, len(self.probes), scaled=False, keep=True)
-                if self.normalization is not None:
+                raw = self.on(batch, len(self.probes) if by_trace else 1, scaled=False, keep=True)
+                if by_trace:
                     found = traces(raw, self.probes)
                     self._traces.update(zip(batch.sample_id.tolist(), found, strict=True))
                 waiting.reach(int(part[-1]) + 1)
