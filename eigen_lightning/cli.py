@@ -215,8 +215,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     args = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in args
-    args = _switches([arg for arg in args if arg != "--debug"])
-    set_up_console(debug, quiet="--quiet=true" in args)
+    args = [arg for arg in args if arg != "--debug"]
+    set_up_console(debug, quiet="--quiet=true" in _switches(args))
     try:
         run(args)
     except Exception as error:
@@ -273,6 +273,7 @@ def run(args: Sequence[str]) -> None:
     Raises:
         UserError: for wrong input.
     """
+    args = _switches(args)
     if args and args[0] in COMMANDS:
         name = args[0]
         function = getattr(importlib.import_module(COMMANDS[name]), name.replace("-", "_"))

@@ -44,7 +44,8 @@ def make_run(
     U = torch.nn.functional.normalize(torch.from_numpy(chance.standard_normal((directions, space.size))).float(), dim=1)
     run.write_directions(U, space)
     product = np.exp(chance.standard_normal((directions, directions)))
-    product = (product + product.T) / 20 + np.diag(10 + np.arange(directions))
+    product = (product + product.T) / 20
+    np.fill_diagonal(product, 10 + np.arange(directions))
     run.write_interference(torch.from_numpy(product))
     root = np.sqrt(product.diagonal())
     run.write_matrix(run.coactivity, torch.from_numpy(product / root / root[:, None]))

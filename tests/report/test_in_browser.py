@@ -47,7 +47,7 @@ def pages(tmp_path_factory: Any) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     runs = {kind: make_run(folder / kind, kind, directions=5) for kind in ("xor", "tms")}
     runs["text"] = make_run(folder / "text", "text", directions=64)
-    runs["hostile"] = make_run(folder / "hostile", "text", words=[*HOSTILE, " fine"])
+    runs["hostile"] = make_run(folder / "hostile", "text", examples=5, words=[*HOSTILE, " fine"])
     made = {name: write_report(run) for name, run in runs.items()}
     write_comparison(runs["text"], runs["text"], folder / "both.html")
     return made | {"both": folder / "both.html"}
