@@ -293,6 +293,8 @@ def run(args: Sequence[str]) -> None:
             "num_sanity_val_steps": 0,
             "log_every_n_steps": 10,
             "enable_model_summary": False,
+            # The scorecard's controls take gradients when testing ends.
+            "inference_mode": False,
         },
         auto_configure_optimizers=False,
         args=list(args),
