@@ -169,8 +169,12 @@ class ScaledCurvature:
         if self._traces:
             found = torch.stack(list(self._traces.values())).flatten()
         else:
-            count = len(self.probes)
-            each = [traces(self.on(batch, count, scaled=False), self.probes).flatten() for batch in batches]
+            each = []
+            for batch in batches:
+                trace = traces(self.on(batch, len(self.probes), scaled=False), self.probes)
+                each.append(trace.flatten())
+                # The starts climb on these samples again and again.
+                self._traces.update(zip(batch.sample_id.tolist(), trace, strict=True))
             found = gather(torch.cat(each))
         # Sorted, so that the sum does not depend on which rank had which sample.
         self.scale = Scale.fit(self.normalization, found.flatten().sort().values)
