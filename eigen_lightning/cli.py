@@ -19,7 +19,6 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 import eigen_lightning.data
 import eigen_lightning.targets
@@ -38,6 +37,7 @@ from eigen_lightning.console import set_up_console
 from eigen_lightning.decomposition import SparseEigendecomposition
 from eigen_lightning.errors import UserError
 from eigen_lightning.metrics_csv import MetricsCSV
+from eigen_lightning.ranks import this_rank
 from eigen_lightning.run_folder import RunFolder
 from eigen_lightning.run_lock import RunLock
 
@@ -60,7 +60,7 @@ SWITCHES = ("--quiet", "--overwrite", "--report", "--matched")
 """Arguments that mean yes when they stand alone."""
 
 PRECISIONS = ("32-true", "32", "bf16-mixed")
-"""Float32, or bfloat16 in the forward pass alone: U, its optimizers and all statistics are in float32 in both."""
+"""Accepted; everything computed here is in float32 in all of them, see ``decomposition.module.in_float32``."""
 
 
 class Parser(LightningArgumentParser):
@@ -111,7 +111,7 @@ class EigenLightningCLI(LightningCLI):
             config.run_dir = str(Path("runs") / (Path(str(files[-1])).stem if files else "run"))
         self.run_folder = RunFolder(config.run_dir)
         self.lock = RunLock(self.run_folder.path)
-        if self.run_folder.path.exists() and rank_zero_only.rank == 0:
+        if self.run_folder.path.exists() and this_rank() == 0:
             self.lock.acquire()
             self.run_folder.recover()
         with self._released_on_error():
@@ -145,10 +145,10 @@ class EigenLightningCLI(LightningCLI):
         checkpoint = config.get("ckpt_path")
         if checkpoint is not None and not Path(checkpoint).is_file():
             raise UserError(f"expected a checkpoint to go on from, found none at {checkpoint}: run `fit` there first")
-        if checkpoint is not None and rank_zero_only.rank == 0:
+        if checkpoint is not None and this_rank() == 0:
             AtomicCheckpointIO().load_checkpoint(checkpoint)
         begins_here = checkpoint is None or Path(checkpoint).resolve().parent != run.checkpoints.resolve()
-        if fitting and begins_here and run.manifest.exists() and not config.overwrite and rank_zero_only.rank == 0:
+        if fitting and begins_here and run.manifest.exists() and not config.overwrite and this_rank() == 0:
             raise UserError(
                 f"expected an empty run folder, got {run.path}, which holds another run's results: "
                 "resume it with --ckpt_path last, replace it with --overwrite true, or choose another --run_dir"
@@ -190,7 +190,7 @@ class EigenLightningCLI(LightningCLI):
             raise UserError(f"expected options that the Trainer takes, got: {error}") from error
 
     def _run_subcommand(self, subcommand: str) -> None:
-        if rank_zero_only.rank != 0:
+        if this_rank() != 0:
             super()._run_subcommand(subcommand)
             return
         self.lock.acquire()
@@ -223,7 +223,7 @@ def main(args: Sequence[str] | None = None) -> None:
         message = mendable(error)
         if debug or message is None:
             raise
-        where = f" (rank {rank_zero_only.rank})" if rank_zero_only.rank else ""
+        where = f" (rank {this_rank()})" if this_rank() else ""
         sys.stderr.write(f"eigen-lightning: error{where}: {_one_line(message)}\n")
         sys.exit(2)
 
