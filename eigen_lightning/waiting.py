@@ -3,11 +3,11 @@
 import time
 from types import TracebackType
 
-from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from eigen_lightning.console import is_quiet
+from eigen_lightning.ranks import this_rank
 
 PATIENCE = 2.0
 """Seconds without a bar: shorter work needs none."""
@@ -32,7 +32,7 @@ class Waiting:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=rank_zero_only.rank != 0 or not console.is_terminal or is_quiet(),  # type: ignore[attr-defined]
+            disable=this_rank() != 0 or not console.is_terminal or is_quiet(),
         )
         self._task = self._progress.add_task(description, total=total)
         self._begun = time.monotonic()

@@ -82,9 +82,9 @@ class RunCheckpoint(Checkpoint):
         self._signals.patient = True
         age = time.monotonic() - self._saved_at
         late = age > self.every_minutes * 60 or (age > LITTLE and self._validation_follows(trainer, batch_idx))
-        stop, late = self._agreed(trainer, self._signals.received, int(late))
+        stop, due = self._agreed(trainer, self._signals.received, int(late))
         scheduled = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
-        if stop or late or (fresh and (batch_idx == 0 or self._validated or scheduled)):
+        if stop or due or (fresh and (batch_idx == 0 or self._validated or scheduled)):
             self._save(trainer)
         self._validated = False
         if stop:

@@ -45,7 +45,7 @@ def git_revision() -> str | None:
 
 
 class RunRecord(Callback):
-    """Writes ``manifest.json`` at the first batch and when training ends, and ``directions.safetensors`` after every epoch."""
+    """Writes ``manifest.json`` at the first batch and at the end, and ``directions.safetensors`` after every epoch."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._since, self._cpu_since = time.monotonic(), time.process_time()

@@ -31,7 +31,9 @@ def push_forward(
     """Outputs at the weights, and the tangent ``J u`` of each direction, by one forward-mode product."""
     # Fused attention kernels have no forward-mode derivative; the math kernel has one on every device.
     with sdpa_kernel(SDPBackend.MATH):
-        return vmap(lambda u: jvp(lambda w: function(w, inputs), (weights,), (u,)), out_dims=(None, 0))(directions)
+        tangent_of = vmap(lambda u: jvp(lambda w: function(w, inputs), (weights,), (u,)), out_dims=(None, 0))  # type: ignore[arg-type]
+        outputs, tangents = tangent_of(directions)  # type: ignore[misc]
+        return outputs, tangents
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def _replace_copy(node: fx.Node) -> None:
     with node.graph.inserting_before(node):
         expanded = node.graph.call_function(aten.expand.default, (source, list(_meta(node).shape)))
         expanded.meta.update(node.meta)
-        if _meta(source).dtype != _meta(node).dtype:
+        if isinstance(source, fx.Node) and _meta(source).dtype != _meta(node).dtype:
             expanded = node.graph.call_function(aten._to_copy.default, (expanded,), {"dtype": _meta(node).dtype})
             expanded.meta.update(node.meta)
     node.replace_all_uses_with(expanded)

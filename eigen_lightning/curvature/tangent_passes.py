@@ -77,7 +77,7 @@ def _is_zero(node: fx.Node, zero: set[fx.Node]) -> bool:
     if node.target in ZEROS:
         return True
     if node.target == aten.full.default:
-        return node.args[1] == 0
+        return bool(node.args[1] == 0)
     if node.target in KEEP_ZERO or node.target in BACKWARDS or node.target == aten.div.Tensor:
         return node.args[0] in zero
     if node.target in PRODUCTS:
@@ -104,8 +104,8 @@ def collapse_elementwise(graph: fx.Graph, moving: set[fx.Node]) -> None:
         sources = {source.get(parent, parent) for parent in inputs}
         if len(sources) == 1 and _is_elementwise(node, moving) and all(shape_of(i) == shape_of(node) for i in inputs):
             source[node] = sources.pop()
-            chain = dict.fromkeys(member for parent in inputs for member in members.get(parent, []))
-            members[node] = [*chain, node]
+            before = dict.fromkeys(member for parent in inputs for member in members.get(parent, []))
+            members[node] = [*before, node]
     images: dict[fx.Node, dict[fx.Node, fx.Node]] = {}
     for node, chain in members.items():
         leaves = any(source.get(user) is not source[node] for user in node.users)

@@ -39,7 +39,7 @@ class CurvatureStatistics:
 
     @property
     def coactivity(self) -> Float[Tensor, "K K"]:
-        """``mean d_k d_l / sqrt(mean d_k^2 mean d_l^2)``: 1 for two directions steep on the same samples, 0 for none."""
+        """``mean d_k d_l / sqrt(mean d_k^2 mean d_l^2)``: 1 for two directions steep on the same samples."""
         root = self.product.diagonal().clamp_min(torch.finfo(self.product.dtype).tiny).sqrt()
         return self.product / root[:, None] / root
 
