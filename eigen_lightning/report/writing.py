@@ -140,13 +140,18 @@ def _what(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     shapes = ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in manifest.get("parameters", {}).items())
     epochs, seconds = manifest.get("epochs", 0), text.number(manifest.get("seconds"))
     facts = [
-        ("network", str(target.get("name") or target.get("class", ""))),
+        ("network", _short(str(target.get("name") or target.get("class", "")))),
         ("parameters", f"{shapes} ({manifest['n_parameters']:,} numbers)"),
         ("samples", str(manifest.get("data", {}).get("class", ""))),
         ("divergence", str(manifest.get("curvature", {}).get("divergence", ""))),
         ("trained for", f"{epochs} epochs, {manifest.get('steps', 0):,} steps, {seconds} s"),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _short(name: str) -> str:
+    """A Hub name as it is; of a local path, the folder."""
+    return Path(name).name if name.startswith(("/", ".", "~")) else name
 
 
 def _scores(scorecard: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
