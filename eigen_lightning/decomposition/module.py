@@ -23,6 +23,7 @@ from eigen_lightning.curvature import (
     divergence_named,
     losses,
 )
+from eigen_lightning.curvature.readout import metric_pays
 from eigen_lightning.decomposition.finite import check_finite
 from eigen_lightning.decomposition.normalization import Scale, TraceNormalization
 from eigen_lightning.decomposition.polar import PolarAscent
@@ -81,7 +82,10 @@ class SparseEigendecomposition(LightningModule):
             stage 1's as a constant, as published.
         normalization: how curvatures are scaled; null leaves them as they are, as published.
         starts: how U starts; null takes one random start of independent rows, as published.
-        readout: ``auto`` pulls the output metric back through a linear readout where there is one; ``off`` does not.
+        readout: ``on`` pulls the output metric back through a linear readout where there is one, ``off`` goes through
+            the outputs, ``auto`` takes what is less work for this K and number of epochs.
+        metric_top_k: form that metric from this many of the likeliest outputs, and report in the manifest how much
+            probability that leaves out; null is exact.
         rows: directions evaluated at a time; null sizes it from the memory budget and the first batch.
         memory_budget: GiB for the tangents of the directions evaluated at a time; null takes an eighth of what is free.
         cache_gib: memory for metrics of samples that return every epoch, in GiB; more goes to a temporary file.
@@ -105,21 +109,20 @@ class SparseEigendecomposition(LightningModule):
         stage2_curvature: Literal["fresh", "stale"] = "fresh",
         normalization: TraceNormalization | None = TraceNormalization(),  # noqa: B008 - frozen
         starts: Starts | None = Starts(),  # noqa: B008 - frozen
-        readout: Literal["auto", "off"] = "auto",
+        readout: Literal["auto", "on", "off"] = "auto",
+        metric_top_k: int | None = None,
         rows: int | None = None,
         memory_budget: float | None = None,
         cache_gib: float = 1.0,
     ) -> None:
         super().__init__()
-        for name, count in (("n_directions", n_directions), ("rows", rows)):
+        for name, count in (("n_directions", n_directions), ("rows", rows), ("metric_top_k", metric_top_k)):
             if count is not None and count < 1:
                 raise UserError(f"expected model.{name} of at least 1, got {count}")
         amounts = {"interference_weight": interference_weight, "memory_budget": memory_budget, "cache_gib": cache_gib}
         for name, amount in amounts.items():
             if amount is not None and not 0 <= amount < float("inf"):
                 raise UserError(f"expected model.{name} of at least 0, got {amount}")
-        if curvature == "nested" and readout == "auto":
-            readout = "off"
         self.automatic_optimization = False
         # Trained once for all processes and kept in the run folder, which all see.
         self.prepare_data_per_node = False
@@ -137,6 +140,7 @@ class SparseEigendecomposition(LightningModule):
         self.stage2_curvature = stage2_curvature
         self.normalization, self.starts = normalization, starts
         self.readout = readout
+        self.metric_top_k = metric_top_k
         self.rows_wanted = rows
         self.memory_budget = memory_budget
         self.cache_gib = cache_gib
@@ -179,8 +183,25 @@ class SparseEigendecomposition(LightningModule):
     def _make_curvature(self) -> Curvature:
         if self.curvature_name == "nested":
             return Nested(self.target, self.divergence)
-        cache = MetricCache(int(self.cache_gib * 2**30))
-        return GaussNewton(self.target, self.divergence, readout=self.readout, cache=cache)
+        readout = self.target.readout
+        evaluations = self.n_directions * max(1, self.trainer.max_epochs or 1)
+        by_metric = self.readout != "off" and readout is not None
+        if by_metric and readout is not None:
+            by_metric = self.readout == "on" or self.metric_top_k is not None or metric_pays(readout, evaluations)
+            path = "the metric pulled back to the tensor before it" if by_metric else "the outputs themselves"
+            log.info(
+                "linear readout %d x %d, %d directions times epochs: curvature through %s",
+                *readout.weight.shape,
+                evaluations,
+                path,
+            )
+        return GaussNewton(
+            self.target,
+            self.divergence,
+            readout="auto" if by_metric else "off",
+            cache=MetricCache(int(self.cache_gib * 2**30)),
+            metric_top_k=self.metric_top_k,
+        )
 
     @property
     def rows(self) -> int:
@@ -194,6 +215,7 @@ class SparseEigendecomposition(LightningModule):
             "method": self.curvature_name,
             "divergence": type(self.divergence).__name__,
             "pulled_back_metric": pulled_back,
+            "probability_left_out": self.curvature.dropped.facts() if isinstance(self.curvature, GaussNewton) else None,
             "directions_at_a_time": self.scaled.rows,
             "scale": None if self.scaled.scale is None else asdict(self.scaled.scale),
         }
@@ -255,8 +277,10 @@ class SparseEigendecomposition(LightningModule):
 
     def _first_batches(self, samples: int) -> Iterator[Any]:
         seen = 0
-        for batch in self.trainer.train_dataloader:
-            batch = self.trainer.strategy.batch_to_device(batch, self.device)
+        loader = self.trainer.train_dataloader
+        # Not by iterating the loader: one with workers has a single iterator, and training would miss these batches.
+        for key in loader.sampler:
+            batch = self.trainer.strategy.batch_to_device(loader.dataset[key], self.device)
             yield batch
             seen += len(batch.inputs) * self.trainer.world_size
             if seen >= samples:

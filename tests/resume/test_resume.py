@@ -59,3 +59,10 @@ def test_sixty_kills(kinds: Kinds, start: Callable[..., CommandProcess], capsys:
     with capsys.disabled():
         print(f"\n{alive} kills of a living run, {identical} bit-identical finishes", end="")
     assert identical == number
+
+
+def test_loader_workers_change_nothing(kinds: Kinds) -> None:
+    """Nor does the start, which looks at the first batches before training does."""
+    alone, helped = (runs.outcome(kinds.finished("tms", **options)) for options in ({}, {"num_workers": 2}))
+    # TensorBoard shows the hyper-parameters, of which this is one.
+    assert set(runs.differences(alone, helped)) <= {"tensorboard"}
