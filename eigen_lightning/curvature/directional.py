@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from eigen_lightning.curvature.divergence import Divergence
 from eigen_lightning.curvature.linearization import Linearizer
 from eigen_lightning.curvature.metric_cache import MetricCache
-from eigen_lightning.curvature.readout import Readout, pulled_back_metric
+from eigen_lightning.curvature.readout import DroppedMass, Readout, pulled_back_metric
 from eigen_lightning.errors import UserError
 from eigen_lightning.parameters import ParameterSpace
 
@@ -138,6 +138,10 @@ class GaussNewton(Curvature):
         readout: ``auto`` pulls the metric back where that is possible; ``off`` always goes through the outputs.
         staged: compute what does not depend on directions once a batch.
         cache: keeps the metric of samples that return every epoch.
+        metric_top_k: form the metric from this many of the likeliest outputs; None is exact.
+
+    Attributes:
+        dropped: the probability that ``metric_top_k`` has left out so far.
     """
 
     def __init__(
@@ -147,8 +151,11 @@ class GaussNewton(Curvature):
         readout: Literal["auto", "off"] = "auto",
         staged: bool = True,
         cache: MetricCache | None = None,
+        metric_top_k: int | None = None,
     ) -> None:
         super().__init__(network, divergence)
+        self.metric_top_k = metric_top_k
+        self.dropped = DroppedMass()
         self.readout = network.readout if readout == "auto" and _can_pull_back(divergence) else None
         self.cache = cache
         function = network.outputs if self.readout is None else network.hidden
@@ -186,13 +193,14 @@ class GaussNewton(Curvature):
 
     def _metric(self, hidden: Tensor, sample_id: Tensor | None, keep: bool) -> Tensor:
         assert self.readout is not None
-        if self.cache is None or sample_id is None:
-            return pulled_back_metric(self.divergence, self.readout, hidden)
-        if self.cache.holds(sample_id):
-            return self.cache.get(sample_id, hidden.device)
-        metric = pulled_back_metric(self.divergence, self.readout, hidden)
-        if keep:
-            self.cache.put(sample_id, metric)
+        cache = self.cache if sample_id is not None else None
+        if cache is not None and sample_id is not None and cache.holds(sample_id):
+            return cache.get(sample_id, hidden.device)
+        metric = pulled_back_metric(
+            self.divergence, self.readout, hidden, top_k=self.metric_top_k, dropped=self.dropped
+        )
+        if keep and cache is not None and sample_id is not None:
+            cache.put(sample_id, metric)
         return metric
 
     def _check_gradient(self, reference: Tensor) -> None:

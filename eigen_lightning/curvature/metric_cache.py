@@ -66,8 +66,9 @@ class MetricCache:
             if self._in_memory:
                 log.info("metrics pass the memory budget of %.1f GiB: kept in a file", self.memory_budget / 2**30)
                 self._in_memory = False
-            file = tempfile.TemporaryFile(prefix="eigen_lightning_metrics_")  # noqa: SIM115 - lives with the map
-            grown = torch.from_numpy(np.memmap(file, dtype=like.numpy().dtype, mode="w+", shape=shape))
+            # The map outlives the file's name and handle.
+            with tempfile.TemporaryFile(prefix="eigen_lightning_metrics_") as file:
+                grown = torch.from_numpy(np.memmap(file, dtype=like.numpy().dtype, mode="w+", shape=shape))
         if self._store is not None:
             grown[: len(self._row)] = self._store[: len(self._row)]
         self._store = grown
