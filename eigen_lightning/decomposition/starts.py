@@ -12,6 +12,7 @@ from eigen_lightning.decomposition.polar import polar_rows
 from eigen_lightning.decomposition.scaled_curvature import ScaledCurvature
 from eigen_lightning.errors import UserError
 from eigen_lightning.seeding import derive_seed
+from eigen_lightning.waiting import Waiting
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,17 @@ def climb(
     """
     n_starts, n_directions, size = starts.shape
     score = starts.new_zeros(n_starts)
-    for _ in range(steps):
-        gradient = torch.zeros_like(starts)
-        score = starts.new_zeros(n_starts)
-        for batch in batches:
-            values, slope = curvature.value_and_gradient(
-                starts.reshape(-1, size), batch, lambda each, _: each.flatten(1).square().mean(1).sum()
-            )
-            gradient += slope.view_as(starts) / len(batches)
-            score += values.flatten(1).square().mean(1).view(n_starts, n_directions).sum(1) / len(batches)
-        gradient, score = reduce(gradient), reduce(score)
-        starts = polar_rows(gradient)
+    with Waiting("Climbing from several starts", steps) as waiting:
+        for step in range(steps):
+            gradient = torch.zeros_like(starts)
+            score = starts.new_zeros(n_starts)
+            for batch in batches:
+                values, slope = curvature.value_and_gradient(
+                    starts.reshape(-1, size), batch, lambda each, _: each.flatten(1).square().mean(1).sum()
+                )
+                gradient += slope.view_as(starts) / len(batches)
+                score += values.flatten(1).square().mean(1).view(n_starts, n_directions).sum(1) / len(batches)
+            gradient, score = reduce(gradient), reduce(score)
+            starts = polar_rows(gradient)
+            waiting.reach(step + 1)
     return starts, score

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from eigen_lightning.curvature import Curvature, CurvatureOnBatch
 from eigen_lightning.seeding import derive_seed
+from eigen_lightning.waiting import Waiting
 
 OVERSAMPLING = 8
 
@@ -49,16 +50,18 @@ def principal_directions(
     basis = torch.linalg.qr(start.T)[0].T
     captured = 0.0
     vectors, values = basis, basis.new_zeros(len(basis))
-    for _ in range(max_sweeps):
-        product = reduce(mean_hessian_product(batches(), basis, rows))
-        small = (basis.double() @ product.double().T + product.double() @ basis.double().T) / 2
-        eigenvalues, rotation = torch.linalg.eigh(small)
-        vectors = rotation.flip(1).T.to(basis) @ basis
-        values = eigenvalues.flip(0).to(basis)
-        previous, captured = captured, float(values[:n_directions].sum())
-        if len(basis) == basis.shape[1] or captured - previous <= tolerance * captured:
-            break
-        basis = torch.linalg.qr(product.T)[0].T
+    with Waiting("Principal directions for comparison, sweep", max_sweeps) as waiting:
+        for sweep in range(max_sweeps):
+            waiting.reach(sweep)
+            product = reduce(mean_hessian_product(batches(), basis, rows))
+            small = (basis.double() @ product.double().T + product.double() @ basis.double().T) / 2
+            eigenvalues, rotation = torch.linalg.eigh(small)
+            vectors = rotation.flip(1).T.to(basis) @ basis
+            values = eigenvalues.flip(0).to(basis)
+            previous, captured = captured, float(values[:n_directions].sum())
+            if len(basis) == basis.shape[1] or captured - previous <= tolerance * captured:
+                break
+            basis = torch.linalg.qr(product.T)[0].T
     return torch.nn.functional.normalize(vectors[:n_directions], dim=-1), values[:n_directions]
 
 

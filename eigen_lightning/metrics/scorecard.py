@@ -11,6 +11,7 @@ from eigen_lightning.curvature import Curvature
 from eigen_lightning.metrics.curvature_statistics import CurvatureStatistics, CurvatureStatisticsMetric
 from eigen_lightning.metrics.health import Health, LeadMetric, Leads, health
 from eigen_lightning.metrics.top_examples import TopExamples, TopExamplesMetric
+from eigen_lightning.waiting import Waiting
 
 Batches = Callable[[], Iterable[Any]]
 """A fresh pass over batches with ``inputs`` and ``sample_id``."""
@@ -81,13 +82,15 @@ def judge(
         )
         for name, directions in sets.items()
     }
-    for batch in batches:
-        evaluate = curvature.at(batch.inputs, rows, batch.sample_id, keep=keep)
-        values = torch.cat([evaluate(part) for part in everything.split(rows)])
-        for (statistics, leads, top), part in zip(metrics.values(), values.split(sizes), strict=True):
-            statistics.update(part)
-            leads.update(part)
-            top.update(part, batch.sample_id)
+    with Waiting("Judging the directions and their controls, batch", None) as waiting:
+        for done, batch in enumerate(batches, start=1):
+            evaluate = curvature.at(batch.inputs, rows, batch.sample_id, keep=keep)
+            values = torch.cat([evaluate(part) for part in everything.split(rows)])
+            for (statistics, leads, top), part in zip(metrics.values(), values.split(sizes), strict=True):
+                statistics.update(part)
+                leads.update(part)
+                top.update(part, batch.sample_id)
+            waiting.reach(done)
     return {
         name: Judged(sets[name], *(metric.compute() for metric in of_set))  # type: ignore[arg-type]
         for name, of_set in metrics.items()
