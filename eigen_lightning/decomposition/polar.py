@@ -95,7 +95,7 @@ class PolarAscent(Optimizer):
                     continue
                 state = self.state[param]
                 ascent = -param.grad
-                if self.released(param):
+                if not self.excludes_interference(param):
                     # The shift keeps the step an ascent where interference makes the objective concave.
                     ascent = ascent + ascent.norm(dim=-1, keepdim=True) * param
                 if not state:
