@@ -32,6 +32,8 @@ def set_up_console(debug: bool, quiet: bool = False) -> None:
         ".*LightningCLI's args parameter is intended.*",
         ".*isinstance.treespec, LeafSpec.. is deprecated.*",
         ".*You called `self.log.* in your `on_validation_epoch_end`.*sync_dist.*",
+        ".*It is recommended to use `self.log.*sync_dist=True.*",
+        ".*torch.distributed.nn.functional.all_gather is deprecated.*",
     ):
         warnings.filterwarnings("ignore", message)
 
