@@ -119,9 +119,8 @@ EXPLICIT_UP_TO = 64
 """P up to which the Jacobian of a batch is written out: one small product then replaces a pass through the network."""
 
 
-def explicit(push: Callable[[Tensor], Tensor], basis: Float[Tensor, "P P"], rows: int) -> Callable[[Tensor], Tensor]:
-    """The same linear map as a matrix."""
-    columns = torch.cat([push(part) for part in basis.split(rows)])
+def explicit(columns: Float[Tensor, "P batch *positions n"]) -> Callable[[Tensor], Tensor]:
+    """The linear map that takes the basis to these tangents, as one matrix product."""
     jacobian, shape = columns.flatten(1), columns.shape[1:]
     return lambda directions: (directions @ jacobian).view(len(directions), *shape)
 
@@ -168,15 +167,17 @@ class GaussNewton(Curvature):
         Raises:
             UserError: where the divergence's gradient at W0 does not vanish.
         """
-        linearization = self.linearizer.at(self.origin, inputs, rows)
+        origin = self.origin
+        written_out = len(origin) <= EXPLICIT_UP_TO
+        linearization = self.linearizer.at(origin, inputs, len(origin) if written_out else rows)
         with torch.no_grad():
             if not self._checked:
                 outputs = linearization.outputs
                 self._check_gradient(outputs if self.readout is None else self.readout(outputs))
                 self._checked = True
             push = linearization.push
-            if len(self.origin) <= EXPLICIT_UP_TO:
-                push = explicit(push, torch.eye(len(self.origin)).to(self.origin), rows)
+            if written_out:
+                push = explicit(push(torch.eye(len(origin), dtype=origin.dtype, device=origin.device)))
             if self.readout is None:
                 reference = linearization.outputs
                 return CurvatureOnBatch(lambda u: self.divergence.quadratic_form(push(u), reference), rows)
