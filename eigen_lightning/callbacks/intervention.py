@@ -17,6 +17,7 @@ from eigen_lightning.metrics.intervention import (
     SPAN,
     Intervention,
     Samples,
+    divergences,
     equally_sensitive,
     intervene,
     random_directions,
@@ -25,14 +26,14 @@ from eigen_lightning.run_folder import RunFolder
 from eigen_lightning.seeding import derive_seed, run_seed
 from eigen_lightning.waiting import Waiting
 
-POOL = 8192
+POOL = 4096
 """Samples from which random ones are drawn."""
 
-PROBES = 32
-"""Random directions from which a sample's sensitivity is estimated, where there are more parameters than that."""
-
 EXACT_UP_TO = 512
-"""Parameters up to which it is exact."""
+"""Parameters up to which a sample's sensitivity is the trace of its Hessian."""
+
+PROBES, PROBED_POOL, PROBE_STEP = 4, 1024, 0.05
+"""Beyond: how many random directions it is measured along, on how many samples, and the step in norms of W0."""
 
 LEAST_RANDOM = 20
 """Random samples at least, where a direction has fewer top samples."""
@@ -44,7 +45,7 @@ class Interventions(Callback):
     Args:
         n_examples: top samples a direction; a quarter of the held-out samples at most.
         steps: steps on each side.
-        controls: random directions a direction; null takes 16 for few parameters, where they cost nothing, else 4.
+        controls: random directions a direction; null takes 16 for few parameters, where they cost nothing, else 2.
         matched: draw random samples that are as sensitive as the top ones; otherwise from all held-out ones alike.
 
     Raises:
@@ -91,7 +92,7 @@ class Interventions(Callback):
         }
 
     def _controls(self, module: Any) -> int:
-        return self.controls or (16 if module.target.space.size <= EXACT_UP_TO else 4)
+        return self.controls or (16 if module.target.space.size <= EXACT_UP_TO else 2)
 
     def _one(self, module: Any, samples: SampleSet, pool: "SensitivityPool", line: dict[str, Any]) -> dict[str, Any]:
         k = line["direction"]
@@ -123,40 +124,40 @@ class Interventions(Callback):
 
 
 class SensitivityPool:
-    """Held-out samples with the trace of each one's Hessian: how much the chosen parameters matter there.
+    """Held-out samples, with how much a random step of the chosen parameters moves the output on each.
+
+    For few parameters that is the trace of the sample's Hessian; for many, the mean true divergence after a few
+    random steps of one size, which is the trace up to a common factor and the noise of few steps.
 
     Attributes:
         available: held-out samples in all.
         sample_id: identity of each pool sample.
         position: its position; None where samples have none.
-        sensitivity: the trace, exact for few parameters, else estimated up to a common factor.
+        sensitivity: of each pool sample.
     """
 
-    position: Int[Tensor, " pool"] | None
+    position: Int[Tensor, " pool"] | None = None
 
     def __init__(self, module: Any, samples: SampleSet) -> None:
-        self._module = module
+        self._module, self._exact = module, module.target.space.size <= EXACT_UP_TO
         size, seed = module.target.space.size, derive_seed(run_seed(), "sensitivity")
-        if size <= EXACT_UP_TO:
-            probes = torch.eye(size)
-        else:
-            probes = torch.linalg.qr(random_directions(PROBES, size, seed).T)[0].T
-        self._probes = probes.to(module.U)
-        first = self._traces(samples.batch(0, torch.arange(1)))
-        each = max(1, first[0].numel())
-        chosen = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))[: max(1, POOL // each)]
-        self.available = len(samples) * each
-        parts, ids = [], []
+        self._probes = (torch.eye(size) if self._exact else random_directions(PROBES, size, seed)).to(module.U)
+        each = self._positions(samples)
+        self.available = len(samples) * max(1, each)
+        generator = torch.Generator().manual_seed(seed)
+        limit = POOL if self._exact else PROBED_POOL
+        chosen = torch.randperm(self.available, generator=generator)[:limit].sort().values
+        index = chosen // max(1, each)
+        self.sample_id = samples.batch(0, index).sample_id
+        if each:
+            self.position = chosen % each
+        parts = []
         with Waiting("Measuring how sensitive held-out samples are", len(chosen)) as waiting:
-            for part in chosen.sort().values.split(64 if first.ndim > 1 else 1024):
-                batch = samples.batch(0, part)
-                parts.append(self._traces(batch).flatten(1) if first.ndim > 1 else self._traces(batch)[:, None])
-                ids.append(batch.sample_id)
-                waiting.reach(len(part) * len(parts))
-        traces, sample_id = torch.cat(parts), torch.cat(ids)
-        self.sensitivity = traces.flatten()
-        self.sample_id = sample_id.repeat_interleave(each)
-        self.position = torch.arange(each).repeat(len(sample_id)) if first.ndim > 1 else None
+            for part in torch.arange(len(chosen)).split(64 if each else 1024):
+                position = None if self.position is None else self.position[part]
+                parts.append(self.sensitivity_of(samples, self.sample_id[part], position))
+                waiting.reach(int(part[-1]) + 1)
+        self.sensitivity = torch.cat(parts)
 
     def samples(self, of: SampleSet, sample_id: Tensor, position: Tensor | None) -> Samples:
         """The inputs of samples, on the module's device."""
@@ -164,15 +165,23 @@ class SensitivityPool:
         return Samples(_batch_of(of, sample_id).inputs.to(device), None if position is None else position.to(device))
 
     def sensitivity_of(self, of: SampleSet, sample_id: Tensor, position: Tensor | None) -> Float[Tensor, " n"]:
-        """The trace of the samples named."""
-        traces = self._traces(_batch_of(of, sample_id))
+        """How sensitive the samples named are."""
+        module, given = self._module, self.samples(of, sample_id, position)
+        if not self._exact:
+            step = PROBE_STEP * module.target.space.flatten(module.target.weights).double().norm().cpu()[None]
+            moved = [divergences(module.target, module.divergence, probe, step, given) for probe in self._probes]
+            return torch.cat(moved).mean(0).cpu()
+        evaluate = module.curvature.at(given.inputs, module.rows)
+        with torch.no_grad():
+            traces = sum(evaluate(part).sum(0) for part in self._probes.split(module.rows)).cpu()  # type: ignore[union-attr]
         return traces if position is None else traces.flatten(1)[torch.arange(len(traces)), position]
 
-    def _traces(self, batch: Any) -> Float[Tensor, "batch *positions"]:
-        module = self._module
-        evaluate = module.curvature.at(batch.inputs.to(module.device), module.rows, batch.sample_id)
+    def _positions(self, samples: SampleSet) -> int:
+        """How many positions a sample has; 0 where outputs have none."""
+        weights, inputs = self._module.target.weights, samples.batch(0, torch.arange(1)).inputs.to(self._module.device)
         with torch.no_grad():
-            return sum(evaluate(part).sum(0) for part in self._probes.split(module.rows)).cpu()  # type: ignore[union-attr]
+            outputs = self._module.target.outputs(weights, inputs)
+        return outputs[0, ..., 0].numel() if outputs.ndim > 2 else 0
 
 
 def _batch_of(samples: SampleSet, sample_id: Int[Tensor, " n"]) -> Any:

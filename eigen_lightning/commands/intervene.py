@@ -25,7 +25,7 @@ def intervene(
         run_dir: the run's folder.
         n_examples: top samples a direction.
         steps: steps on each side.
-        controls: random directions a direction; null takes 16 for few parameters, else 4.
+        controls: random directions a direction; null takes 16 for few parameters, else 2.
         matched: draw random samples that are as sensitive as the top ones; false takes all held-out ones alike.
         accelerator: Lightning's name of the device to use.
         quiet: print nothing.

@@ -120,7 +120,7 @@ def divergences(
     """The true divergence of each sample's output at ``W0 + delta u`` from that at W0, float64."""
     reference = next(moved_outputs(network, direction, deltas.new_zeros(1), samples))
     moves = moved_outputs(network, direction, deltas, samples)
-    return torch.cat([divergence.value(moved, reference[0].expand_as(moved)) for moved in moves])
+    return torch.cat([divergence.value(moved, reference) for moved in moves])
 
 
 @dataclass(frozen=True)
