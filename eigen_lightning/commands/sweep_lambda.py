@@ -93,10 +93,10 @@ def sweep(
     for seed in range(seeds):
         first: Path | None = None
         for label, place, arguments in settings:
-            path = folder / label / f"{place:g}" / f"seed_{seed:04d}"
+            run_dir = folder / label / f"{place:g}" / f"seed_{seed:04d}"
             arguments = (*arguments, "--seed_everything", str(seed))
-            runs[label, place, seed] = Run(path, arguments, target_of=first)
-            first = first or path
+            runs[label, place, seed] = Run(run_dir, arguments, target_of=first)
+            first = first or run_dir
     run_all(list(runs.values()), jobs, name)
     points = []
     for label, place, _ in settings:
