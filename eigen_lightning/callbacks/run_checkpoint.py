@@ -97,6 +97,10 @@ class RunCheckpoint(Checkpoint):
         self._validated = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A run that is resumed from here has nothing more to log, and would never close the row.
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCSV):
+                logger.finalize("success")
         self._save(trainer)
         self._signals.uninstall()
 

@@ -257,6 +257,7 @@ class SparseEigendecomposition(LightningModule):
             log.info("stage 1 keeps the directions orthonormal: no interference is possible, stage 2 is left out")
         if not self.started:
             self._start()
+            self.scaled.forget_start()
             self.started = True
 
     def _start(self) -> None:

@@ -49,6 +49,7 @@ class ScaledCurvature:
         self.normalization = normalization
         self.scale: Scale | None = None
         self._traces: dict[int, Tensor] = {}
+        self._surveyed = False
         self._prepared: tuple[Any, ...] = ()
         if normalization is not None:
             size = curvature.network.space.size
@@ -152,6 +153,7 @@ class ScaledCurvature:
                 if by_trace:
                     found = traces(raw, self.probes)
                     self._traces.update(zip(batch.sample_id.tolist(), found, strict=True))
+                    self._surveyed = True
                 waiting.reach(int(part[-1]) + 1)
 
     def fit_scale(self, batches: Iterable[Any], gather: Callable[[Tensor], Tensor]) -> None:
@@ -178,6 +180,15 @@ class ScaledCurvature:
             found = gather(torch.cat(each))
         # Sorted, so that the sum does not depend on which rank had which sample.
         self.scale = Scale.fit(self.normalization, found.flatten().sort().values)
+
+    def forget_start(self) -> None:
+        """Drop what was kept of the start's samples, where no survey keeps all.
+
+        They come again in training, and there must not depend on whether this process saw the start: a resumed one
+        did not.
+        """
+        if not self._surveyed:
+            self._traces, self._prepared = {}, ()
 
     def _traces_of(self, batch: Any, raw: CurvatureOnBatch) -> Float[Tensor, "batch *positions"] | None:
         assert self.scale is not None
