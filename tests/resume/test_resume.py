@@ -1,14 +1,18 @@
 """Runs that are stopped and go on end bit-identical to the run that was never stopped."""
 
+import itertools
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from eigen_lightning.checkpoint_io import AtomicCheckpointIO
 from tests.kinds import KINDS, Kinds
 from tests.processes import CommandProcess
 from tests.resume import runs
@@ -66,3 +70,28 @@ def test_loader_workers_change_nothing(kinds: Kinds) -> None:
     alone, helped = (runs.outcome(kinds.finished("tms", **options)) for options in ({}, {"num_workers": 2}))
     # TensorBoard shows the hyper-parameters, of which this is one.
     assert set(runs.differences(alone, helped)) <= {"tensorboard"}
+
+
+@pytest.mark.parametrize("which", ["ends", pytest.param("all", marks=pytest.mark.slow)])
+def test_every_checkpoint_of_a_run_leads_to_the_same_end(kinds: Kinds, which: str) -> None:
+    """One before each batch: of all, the first two know of the start's samples, and the last has nothing left to do."""
+    whole, folder, config = kinds.finished("tms"), kinds.fresh(f"every-{which}", "tms"), kinds.config("tms")
+    saving = {"class_path": "RunCheckpoint", "init_args": {"every_n_steps": 1}}
+    config["trainer"]["callbacks"] = [*config["trainer"]["callbacks"], saving]
+
+    def keep_copies(rank: int) -> None:
+        save, numbers = AtomicCheckpointIO.save_checkpoint, itertools.count()
+
+        def save_and_copy(self: AtomicCheckpointIO, *args: Any, **options: Any) -> None:
+            save(self, *args, **options)
+            shutil.copytree(folder, folder.with_name(f"{folder.name}-at-{next(numbers):02d}"))
+
+        AtomicCheckpointIO.save_checkpoint = save_and_copy  # type: ignore[method-assign]
+
+    CommandProcess(runs.arguments(config, folder), folder.with_suffix(".log"), prepare=keep_copies).succeed()
+    copies = sorted(folder.parent.glob(f"{folder.name}-at-[0-9][0-9]"))
+    assert len(copies) == 21
+    for copy in copies if which == "all" else [copies[1], copies[-1]]:
+        args = runs.arguments(config, copy, "--ckpt_path", "last")
+        CommandProcess(args, copy.with_suffix(".log")).succeed()
+        assert not runs.differences(runs.outcome(whole), runs.outcome(copy)), copy.name
