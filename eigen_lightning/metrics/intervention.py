@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -11,10 +10,9 @@ from torch import Tensor
 from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from eigen_lightning.curvature.directional import Network
 from eigen_lightning.curvature.divergence import Divergence
-from eigen_lightning.curvature.readout import Readout
 from eigen_lightning.errors import UserError
-from eigen_lightning.parameters import ParameterSpace
 
 SPAN = (1e-4, 1.0)
 """Predicted divergences at the least and the greatest step."""
@@ -24,23 +22,6 @@ REFERENCE = 1e-2
 
 OUTPUTS_AT_ONCE = 2**24
 """Numbers of output held at a time."""
-
-
-class MovableNetwork(Protocol):
-    """What interventions need to know of a network; :class:`eigen_lightning.targets.Target` is one."""
-
-    @property
-    def space(self) -> ParameterSpace: ...
-
-    @property
-    def weights(self) -> dict[str, Tensor]: ...
-
-    @property
-    def readout(self) -> Readout | None: ...
-
-    def outputs(self, weights: dict[str, Tensor], inputs: Tensor) -> Tensor: ...
-
-    def hidden(self, weights: dict[str, Tensor], inputs: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -78,7 +59,7 @@ def steps(curvature: float, count: int, span: tuple[float, float] = SPAN) -> Flo
 
 
 def moved_outputs(
-    network: MovableNetwork, direction: Float[Tensor, " P"], deltas: Float[Tensor, " D"], samples: Samples
+    network: Network, direction: Float[Tensor, " P"], deltas: Float[Tensor, " D"], samples: Samples
 ) -> Iterator[Float[Tensor, "part samples n_out"]]:
     """Outputs at the weights ``W0 + delta u``, at the samples' positions, in double precision, some deltas at a time.
 
@@ -111,7 +92,7 @@ def moved_outputs(
 
 
 def divergences(
-    network: MovableNetwork,
+    network: Network,
     divergence: Divergence,
     direction: Float[Tensor, " P"],
     deltas: Float[Tensor, " D"],
@@ -206,7 +187,7 @@ class Intervention:
 
 
 def intervene(
-    network: MovableNetwork,
+    network: Network,
     divergence: Divergence,
     direction: Float[Tensor, " P"],
     controls: Float[Tensor, "C P"],
