@@ -33,7 +33,9 @@ def demo(run_dir: str = "runs/demo", configs: str | None = None, overwrite: bool
     for name, title in SYSTEMS.items():
         config = folder / f"{name}.yaml"
         if not config.is_file():
-            raise UserError(f"expected the demonstration's configuration at {config}, found none; name its folder: --configs")
+            raise UserError(
+                f"expected the demonstration's configuration at {config}, found none; name its folder: --configs"
+            )
         console.print(Rule(title))
         run(_arguments(config, Path(run_dir) / name, overwrite))
     console.print(Rule("Where to look next"))
