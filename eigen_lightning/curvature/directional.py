@@ -200,9 +200,12 @@ class GaussNewton(Curvature):
         metric = pulled_back_metric(
             self.divergence, self.readout, hidden, top_k=self.metric_top_k, dropped=self.dropped
         )
-        if keep and cache is not None and sample_id is not None:
-            cache.put(sample_id, metric)
-        return metric
+        if not keep or cache is None or sample_id is None:
+            return metric
+        # What is kept is one triangle: the first use takes it from there too, or it would differ in the last bit from
+        # every later one, and a resumed run from an unbroken one.
+        cache.put(sample_id, metric)
+        return cache.get(sample_id, hidden.device)
 
     def _check_gradient(self, reference: Tensor) -> None:
         gradient = self.divergence.gradient_at_reference(reference).abs().max()
