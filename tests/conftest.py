@@ -1,6 +1,8 @@
 """Shared fixtures: assets that may be absent, one thread, no network."""
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -24,6 +26,15 @@ def asset(name: str) -> Path:
 def _one_thread_and_seed() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _quiet_package_log() -> Iterator[None]:
+    """Commands set the package's log up for a terminal; the next test starts without."""
+    logger = logging.getLogger("eigen_lightning")
+    kept = (list(logger.handlers), logger.level, logger.propagate)
+    yield
+    logger.handlers, logger.level, logger.propagate = kept[0], kept[1], kept[2]
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ import os
 import resource
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,8 +33,8 @@ def test_a_signal_saves_after_the_batch_and_exits_with_its_code(kinds: Kinds, st
     whole = kinds.finished("tms", **LONG)
     folder = kinds.fresh(f"signal-{signum}", "tms")
     process = start("tms", folder, **LONG)
-    assert process.until(started(folder))
-    time.sleep(0.3)
+    # Rows mean that steps have been taken since the checkpoint at the start.
+    assert process.until(lambda: started(folder)() and (folder / "metrics.csv").exists())
     before = read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"]
     process.kill(signum)
     assert process.wait() == [128 + signum], process.log.read_text()
