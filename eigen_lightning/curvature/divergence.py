@@ -78,7 +78,7 @@ class _Categorical(Divergence):
     """Divergences between softmax distributions; all share the Fisher information diag(p) - p p^T as H_out."""
 
     def quadratic_form(self, tangents: Tensor, reference: Tensor) -> Tensor:
-        probability = reference.softmax(-1)
+        probability = reference.softmax(-1, dtype=torch.float64).to(reference)
         mean = torch.einsum("...v,k...v->k...", probability, tangents)
         return torch.einsum("...v,k...v->k...", probability, (tangents - mean.unsqueeze(-1)).square())
 
@@ -120,14 +120,16 @@ def categorical_metric(
         vocabulary_chunk: rows of W whose packed products are held at a time.
     """
     samples, width = logits.shape[:-1], weight.shape[1]
-    probability = logits.reshape(-1, logits.shape[-1]).softmax(-1)
+    # A float32 softmax over 50,000 tokens costs d2D two digits that the product afterwards does not: measured on
+    # GPT-Neo, 8e-6 against 5e-7.
+    probability = logits.reshape(-1, logits.shape[-1]).softmax(-1, dtype=torch.float64)
     top = probability.argmax(-1, keepdim=True)
     tail = probability.scatter(-1, top, 0.0)
-    mass = tail.sum(-1)
+    mass, tail = tail.sum(-1).to(weight), tail.to(weight)
     origin = weight[top.squeeze(-1)]
     # Common to all tokens, and harmless for M: it only keeps the products small where there is probability. The plain
     # mean would not: rows of tokens that never occur can be a hundred times longer than the others.
-    center = probability.mean(0) @ weight
+    center = probability.mean(0).to(weight) @ weight
     centered, origin = weight - center, origin - center
     rows, columns = torch.tril_indices(width, width, device=weight.device)
     packed = tail.new_zeros(len(tail), len(rows))

@@ -63,7 +63,7 @@ def pulled_back_metric(
     divergence: Divergence,
     readout: Readout,
     hidden: Float[Tensor, "*samples d"],
-    samples_at_once: int = 1024,
+    samples_at_once: int = 512,
     top_k: int | None = None,
     dropped: DroppedMass | None = None,
 ) -> Float[Tensor, "*samples d d"]:

@@ -70,7 +70,7 @@ def _tms_table(result: dict[str, Any]) -> Table:
 
 def _step_table(rows: list[dict[str, Any]]) -> Table:
     table = Table(
-        "tokens", "K", "nested s", "logits", "metric computed", "metric given", "value error", "gradient error"
+        "tokens", "K", "nested s", "logits", "metric computed", "metric given", "value off by", "gradient off by"
     )
     for row in rows:
         faster = row["times faster than nested"]
