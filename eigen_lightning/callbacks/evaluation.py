@@ -1,5 +1,6 @@
 """What callbacks that look at evaluation share: which set a batch is of, and where TensorBoard is."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -10,23 +11,23 @@ from torchmetrics import Metric
 from eigen_lightning.run_folder import RunFolder
 
 
-class EvaluationCallback(Callback):
+class EvaluationCallback(Callback, ABC):
     """A metric on d2D of evaluation batches: when it is made, updated and used, in validation and testing alike.
 
     A new one writes :meth:`metrics`, :meth:`update` and :meth:`finish`.
     """
 
+    @abstractmethod
     def metrics(self, module: LightningModule, sets: list[str]) -> dict[str, Metric]:
         """Fresh metrics for the evaluation sets of these names."""
-        raise NotImplementedError
 
+    @abstractmethod
     def update(self, metric: Metric, curvature: Tensor, batch: Any) -> None:
         """Take in d2D ``[K, batch, *positions]`` of one batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self, trainer: Trainer, module: LightningModule, results: dict[str, Any]) -> None:
         """Use what the metrics computed, by set; called on every rank."""
-        raise NotImplementedError
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start(pl_module, list(trainer.datamodule.evaluation_sets))  # type: ignore[attr-defined]
