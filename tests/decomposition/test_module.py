@@ -30,9 +30,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("run")
 
 
-def fitted(folder: Path, batches: int = 2, epochs: int = 1, **kwargs: Any) -> tuple[SparseEigendecomposition, Trainer]:
-    module = SparseEigendecomposition(XORTarget(), 3, **kwargs)
-    trainer = Trainer(
+def bare_trainer(folder: Path, epochs: int) -> Trainer:
+    """A trainer that trains, and nothing else."""
+    return Trainer(
         default_root_dir=folder,
         max_epochs=epochs,
         limit_val_batches=0,
@@ -42,6 +42,11 @@ def fitted(folder: Path, batches: int = 2, epochs: int = 1, **kwargs: Any) -> tu
         enable_model_summary=False,
         accelerator="cpu",
     )
+
+
+def fitted(folder: Path, batches: int = 2, epochs: int = 1, **kwargs: Any) -> tuple[SparseEigendecomposition, Trainer]:
+    module = SparseEigendecomposition(XORTarget(), 3, **kwargs)
+    trainer = bare_trainer(folder, epochs)
     trainer.fit(module, datamodule=XOR(batch_size=8, samples_per_epoch=8 * batches, seed=0))
     return module, trainer
 
@@ -183,16 +188,7 @@ def test_outputs_a_thousand_times_larger_give_the_same_directions(tmp_path: Path
         module = SparseEigendecomposition(
             target, 5, normalization=TraceNormalization(power=power), starts=Starts(count=2, steps=10, samples=1024)
         )
-        trainer = Trainer(
-            default_root_dir=tmp_path,
-            max_epochs=1,
-            limit_val_batches=0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            accelerator="cpu",
-        )
+        trainer = bare_trainer(tmp_path, 1)
         trainer.fit(module, datamodule=TMS(batch_size=256, samples_per_epoch=1024, seed=0))
         found.append(module.U.detach())
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-4)
