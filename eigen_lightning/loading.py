@@ -74,6 +74,7 @@ def _attach(module: SparseEigendecomposition, data: LightningDataModule, run: Ru
     module.trainer = trainer
     data.trainer = trainer
     module.setup("validate")
+    module.configure_model()
     data.setup("validate")
     module.to(trainer.strategy.root_device)
     module.target.to(module.device)

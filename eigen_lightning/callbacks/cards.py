@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric
@@ -35,23 +36,27 @@ class Cards(EvaluationCallback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         run = run_folder_of(trainer)
+        directions = pl_module.whole_directions()  # type: ignore[operator]
         if trainer.is_global_zero and run.top_examples.exists() and hasattr(self, "_counts"):
             samples = trainer.datamodule.evaluation_sets["heldout"]  # type: ignore[attr-defined]
-            run.write_lines(run.cards, cards(pl_module, samples, run.read_top_examples(), self._counts))
+            run.write_lines(run.cards, cards(pl_module, samples, directions, run.read_top_examples(), self._counts))
 
 
-def cards(module: Any, samples: Any, lines: list[dict[str, Any]], counts: Tensor) -> list[dict[str, Any]]:
+def cards(
+    module: Any, samples: Any, directions: Float[Tensor, "K P"], lines: list[dict[str, Any]], counts: Tensor
+) -> list[dict[str, Any]]:
     """One line a direction: its histogram, and for text the d2D of every token of each top example's window.
 
     Args:
-        module: with its directions and its loaded target.
+        module: with its loaded target.
         samples: the held-out samples.
+        directions: U.
         lines: the content of ``top_examples.jsonl``.
         counts: from :class:`CurvatureHistogramMetric`.
     """
     contexts: list[list[dict[str, Any]]] = [[] for _ in lines]
     if hasattr(samples, "tokens"):
-        contexts = _contexts(module, samples, lines)
+        contexts = _contexts(module, samples, directions, lines)
     borders = [round(float(edge), 14) for edge in edges().log10()]
     made = []
     for line, row, context in zip(lines, counts.tolist(), contexts, strict=True):
@@ -67,7 +72,7 @@ def cards(module: Any, samples: Any, lines: list[dict[str, Any]], counts: Tensor
     return made
 
 
-def _contexts(module: Any, samples: Any, lines: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+def _contexts(module: Any, samples: Any, directions: Tensor, lines: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     wanted: dict[int, list[int]] = {}
     for k, line in enumerate(lines):
         for example in line["examples"]:
@@ -78,7 +83,8 @@ def _contexts(module: Any, samples: Any, lines: list[dict[str, Any]]) -> list[li
         for start in range(0, len(identities), WINDOWS_AT_ONCE):
             part = identities[start : start + WINDOWS_AT_ONCE]
             batch = samples.batch(0, torch.tensor([samples.locate(identity)[1] for identity in part]))
-            curvature = module.curvatures(type(batch)(batch.inputs.to(module.device), batch.sample_id)).cpu()
+            batch = type(batch)(batch.inputs.to(module.device), batch.sample_id)
+            curvature = module.scaled.values(directions, batch, scaled=False, keep=True).cpu()
             for column, identity in enumerate(part):
                 for k in wanted[identity]:
                     values[k, identity] = [float(f"{value:.4g}") for value in curvature[k, column].tolist()]

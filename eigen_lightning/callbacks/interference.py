@@ -34,7 +34,9 @@ class Interference(EvaluationCallback):
 
     def finish(self, trainer: Trainer, module: LightningModule, results: dict[str, Any]) -> None:
         statistics: CurvatureStatistics = results["heldout"]
-        directions = module.U.detach()
+        directions = module.whole_directions()  # type: ignore[operator]
+        if directions is None:
+            return
         steepness, interference = statistics.steepness, statistics.interference(directions)
         scalars = {
             "heldout/steepness": steepness,

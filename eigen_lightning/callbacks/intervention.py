@@ -60,24 +60,30 @@ class Interventions(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         run = run_folder_of(trainer)
+        directions = pl_module.whole_directions()  # type: ignore[operator]
         if trainer.is_global_zero and run.top_examples.exists():
-            run.write_json(run.interventions, self.check(pl_module, trainer.datamodule, run))  # type: ignore[attr-defined]
+            run.write_json(run.interventions, self.check(pl_module, trainer.datamodule, run, directions))  # type: ignore[attr-defined]
 
-    def check(self, module: Any, data: Any, run: RunFolder) -> dict[str, Any]:
+    def check(
+        self, module: Any, data: Any, run: RunFolder, directions: Float[Tensor, "K P"] | None = None
+    ) -> dict[str, Any]:
         """The content of ``interventions.json``, from the run's top examples.
 
         Args:
             module: with its directions and its loaded target.
             data: its samples.
             run: the folder that holds the top examples.
+            directions: U, where the module does not have all of it.
         """
+        directions = module.U.detach() if directions is None else directions
         lines = run.read_top_examples()
         samples = data.evaluation_sets["heldout"]
         pool = SensitivityPool(module, samples)
         checked = []
         with Waiting("Moving the weights along each direction", len(lines)) as waiting:
             for line in lines:
-                checked.append(self._one(module, samples, pool, line))
+                direction = directions[line["direction"]].to(module.device)
+                checked.append(self._one(module, samples, pool, line, direction))
                 waiting.reach(len(checked))
         alive = [each for each in checked if each["deltas"]]
         return {
@@ -94,7 +100,14 @@ class Interventions(Callback):
     def _controls(self, module: Any) -> int:
         return self.controls or (16 if module.target.space.size <= EXACT_UP_TO else 2)
 
-    def _one(self, module: Any, samples: SampleSet, pool: "SensitivityPool", line: dict[str, Any]) -> dict[str, Any]:
+    def _one(
+        self,
+        module: Any,
+        samples: SampleSet,
+        pool: "SensitivityPool",
+        line: dict[str, Any],
+        direction: Float[Tensor, " P"],
+    ) -> dict[str, Any]:
         k = line["direction"]
         examples = line["examples"][: max(1, min(self.n_examples, pool.available // 4))]
         curvature = sum(example["value"] for example in examples) / len(examples)
@@ -113,7 +126,6 @@ class Interventions(Callback):
         else:
             drawn = torch.randint(len(pool.sensitivity), (count,), generator=generator)
         random = pool.samples(samples, pool.sample_id[drawn], None if pool.position is None else pool.position[drawn])
-        direction = module.U.detach()[k]
         controls = random_directions(self._controls(module), module.target.space.size, seed).to(direction)
         found = intervene(module.target, module.divergence, direction, controls, curvature, top, random, self.steps)
         return {
@@ -141,7 +153,8 @@ class SensitivityPool:
     def __init__(self, module: Any, samples: SampleSet) -> None:
         self._module, self._exact = module, module.target.space.size <= EXACT_UP_TO
         size, seed = module.target.space.size, derive_seed(run_seed(), "sensitivity")
-        self._probes = (torch.eye(size) if self._exact else random_directions(PROBES, size, seed)).to(module.U)
+        probes = torch.eye(size) if self._exact else random_directions(PROBES, size, seed)
+        self._probes = probes.to(module.device, module.U.dtype)
         each = self._positions(samples)
         self.available = len(samples) * max(1, each)
         generator = torch.Generator().manual_seed(seed)

@@ -12,7 +12,7 @@ from eigen_lightning.callbacks.evaluation import run_folder_of
 class PredictionWriter(Callback):
     """Writes ``predictions.parquet`` batch by batch: sample_id, position, and a column of d2D for each direction.
 
-    With several ranks each writes its own samples to ``predictions.rank<r>.parquet``.
+    Where ranks see different samples, each writes its own to ``predictions.rank<r>.parquet``.
     """
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -20,7 +20,11 @@ class PredictionWriter(Callback):
         import pyarrow.parquet as pq
 
         run = run_folder_of(trainer)
-        suffix = f".rank{trainer.global_rank}" if trainer.world_size > 1 else ""
+        layout: Any = pl_module.layout
+        self._writes = layout.leads
+        if not self._writes:
+            return
+        suffix = f".rank{layout.replica}" if layout.replicas > 1 else ""
         self.path = run.path / f"predictions{suffix}.parquet"
         self._partial = self.path.with_name(f".{self.path.name}.partial")
         self._columns = [f"direction_{k:03d}" for k in range(pl_module.n_directions)]  # type: ignore[arg-type]
@@ -38,6 +42,8 @@ class PredictionWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        if not self._writes:
+            return
         directions, n_batch = outputs.shape[:2]
         flat = outputs.reshape(directions, n_batch, -1)
         positions = torch.arange(flat.shape[2])
@@ -51,5 +57,7 @@ class PredictionWriter(Callback):
         self._writer.write_table(pa.table(table, schema=self._writer.schema))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._writes:
+            return
         self._writer.close()
         self._partial.replace(self.path)

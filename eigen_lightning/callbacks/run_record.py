@@ -63,13 +63,16 @@ class RunRecord(Callback):
             self._write_manifest(trainer, pl_module, "running")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            run_folder_of(trainer).write_directions(pl_module.U, pl_module.target.space)  # type: ignore[arg-type]
+        self._write_directions(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            run_folder_of(trainer).write_directions(pl_module.U, pl_module.target.space)  # type: ignore[arg-type]
+        self._write_directions(trainer, pl_module)
         self._write_manifest(trainer, pl_module, "interrupted" if trainer.interrupted else "complete")
+
+    def _write_directions(self, trainer: Trainer, module: Any) -> None:
+        directions = module.whole_directions()
+        if trainer.is_global_zero:
+            run_folder_of(trainer).write_directions(directions, module.target.space)
 
     def _write_manifest(self, trainer: Trainer, module: Any, status: str) -> None:
         if not trainer.is_global_zero:

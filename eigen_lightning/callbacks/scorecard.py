@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.table import Table
 from torch import Tensor
@@ -98,8 +99,10 @@ class Scorecard(Callback):
 
     def write(self, trainer: Trainer, module: Any) -> None:
         """Judge now; called on every rank, written by the first."""
-        card = self.judge(trainer, module)
-        if not trainer.is_global_zero:
+        directions = module.whole_directions()
+        # Of processes that share U by rows, the one that has all of it now judges alone.
+        card = None if directions is None else self.judge(trainer, module, directions)
+        if card is None or not trainer.is_global_zero:
             return
         run = run_folder_of(trainer)
         run.write_json(run.scorecard, card)
@@ -112,18 +115,22 @@ class Scorecard(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step=trainer.global_step)
 
-    def judge(self, trainer: Trainer, module: Any) -> dict[str, Any]:
-        """The content of scorecard.json."""
+    def judge(self, trainer: Trainer, module: Any, directions: Float[Tensor, "K P"]) -> dict[str, Any]:
+        """The content of scorecard.json, from U."""
         curvature, rows = module.curvature, module.rows
         data = trainer.datamodule  # type: ignore[attr-defined]
-        directions = module.U.detach()
         features = self._features(module)
         if self._controls is None:
-            self._controls = self._make_controls(trainer, module, features)
+            self._controls = self._make_controls(trainer, module, features, directions)
         sets = {"learned": directions, **self._controls}
-        heldout = scorecard.judge(curvature, self._heldout(trainer, module), sets, rows, self.n_examples, keep=True)
+        group = module.layout.samples_group
+        heldout = scorecard.judge(
+            curvature, self._heldout(trainer, module), sets, rows, self.n_examples, keep=True, group=group
+        )
         bases = {f"basis of {name}": scorecard.orthonormal_basis(rows_) for name, rows_ in sets.items()}
-        train = scorecard.judge(curvature, self._train(trainer, module), {**sets, **bases}, rows, self.n_examples)
+        train = scorecard.judge(
+            curvature, self._train(trainer, module), {**sets, **bases}, rows, self.n_examples, group=group
+        )
         principal = float(train["basis of pca"].statistics.mean.sum())
         truth = sets.get("oracle")
         figures: dict[str, dict[str, Any]] = {}
@@ -181,8 +188,10 @@ class Scorecard(Callback):
         of_target = getattr(module.target, "feature_inputs", None)
         return None if of_target is None else of_target(self.values_per_feature)
 
-    def _make_controls(self, trainer: Trainer, module: Any, features: list[Tensor] | None) -> dict[str, Tensor]:
-        like, seed = module.U.detach(), run_seed()
+    def _make_controls(
+        self, trainer: Trainer, module: Any, features: list[Tensor] | None, like: Float[Tensor, "K P"]
+    ) -> dict[str, Tensor]:
+        seed = run_seed()
         n_directions, size = like.shape
         principal = min(n_directions, size)
         start = random_directions(min(size, principal + OVERSAMPLING), size, seed, self.random_draws).to(like)
@@ -191,21 +200,18 @@ class Scorecard(Callback):
             for batch in self._train(trainer, module):
                 yield module.curvature.at(batch.inputs, module.rows, batch.sample_id)
 
-        def reduce(tensor: Tensor) -> Tensor:
-            return trainer.strategy.reduce(tensor, reduce_op="mean")  # type: ignore[return-value]
-
         controls = {
             f"random {draw}": random_directions(n_directions, size, seed, draw).to(like)
             for draw in range(self.random_draws)
         }
-        controls["pca"] = principal_directions(batches, principal, start, module.rows, reduce)[0]
+        controls["pca"] = principal_directions(batches, principal, start, module.rows, module.layout.mean)[0]
         if features is not None:
             controls["oracle"] = oracle_directions(module.curvature, features, like)
         return controls
 
     # -------------------------------------------------------------------------------------------------- samples
 
-    def _train(self, trainer: Trainer, module: LightningModule) -> Iterator[Any]:
+    def _train(self, trainer: Trainer, module: Any) -> Iterator[Any]:
         """The first training samples of epoch 0, whole batches, the same whenever asked for."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         samples = data.train_set
@@ -215,8 +221,8 @@ class Scorecard(Callback):
             seed=data.resolved_seed,
             shuffle=samples.repeats,
             drop_last=True,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
+            rank=module.layout.replica,
+            world_size=module.layout.replicas,
         )
         seen = 0
         for key in order:

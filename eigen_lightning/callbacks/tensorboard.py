@@ -31,6 +31,7 @@ class TensorBoard(Callback):
             board.add_custom_scalars(layout(int(pl_module.n_directions)))  # type: ignore[arg-type]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        directions = pl_module.whole_directions()  # type: ignore[operator]
         if not trainer.is_global_zero:
             return
         run = run_folder_of(trainer)
@@ -39,7 +40,7 @@ class TensorBoard(Callback):
                 _write_interventions(board, run)
             network = pl_module.target.network  # type: ignore[union-attr]
             if hasattr(network, "W"):
-                picture = hidden_space(network.W.detach().cpu(), *_actions(pl_module))
+                picture = hidden_space(network.W.detach().cpu(), *_actions(pl_module, directions))
                 board.add_image("hidden_space", picture, trainer.global_step)
             _write_hyper_parameters(board, run, trainer)
 
@@ -66,12 +67,12 @@ def layout(n_directions: int) -> dict[str, dict[str, list[Any]]]:
     }
 
 
-def _actions(module: Any) -> tuple[torch.Tensor, list[int]]:
+def _actions(module: Any, directions: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
     """How each direction moves W, ``[K, hidden, features]``; none where W is not decomposed."""
     space = module.target.space
     if "W" not in space.names:
         return torch.zeros(0, 1, 1), []
-    moved = space.unflatten(module.U.detach().cpu())["W"]
+    moved = space.unflatten(directions.cpu())["W"]
     return moved, list(range(len(moved)))
 
 

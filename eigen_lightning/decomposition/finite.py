@@ -1,5 +1,6 @@
 """Stops a run at the first number that is not finite, with what is needed to look into it."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,25 +20,27 @@ def check_finite(
 
     What is not finite on one rank is not finite in the reduced gradient of all, so that all stop at the same step.
     Each rank that has a part in it keeps its batch as ``offending_batch.rank<r>.safetensors`` beside the checkpoints,
-    with U and the curvature.
+    with the directions that it evaluates and their curvature.
 
     Args:
         module: the decomposition.
         stage: 1 or 2.
-        gradient: what is about to be stepped with.
-        curvature: of this rank's samples.
+        gradient: what is about to be stepped with, of the directions that this rank evaluates.
+        curvature: of this rank's samples, along these directions.
         batch: this rank's.
 
     Raises:
         UserError: naming sample, position, direction, rank and step.
     """
-    if gradient.isfinite().all():
+    if module.layout.all_agree(bool(gradient.isfinite().all())):
         return
     rank, trainer = module.global_rank, module.trainer
     # Where curvature itself is finite its square, the steepness, may not be.
     found = first_non_finite(curvature, batch.sample_id, rank) or first_non_finite(
         curvature.square(), batch.sample_id, rank
     )
+    if found is not None:
+        found = replace(found, direction=module.layout.first + found.direction)
     named: list[Any] = [found]
     if trainer.world_size > 1:
         named = [None] * trainer.world_size
@@ -45,7 +48,8 @@ def check_finite(
     first = next((each for each in named if each is not None), None)
     folder = module.run_folder.checkpoints
     if found is not None or (first is None and rank == 0):
-        tensors = {"inputs": batch.inputs, "sample_id": batch.sample_id, "curvature": curvature, "U": module.U.detach()}
+        directions = module.layout.local(module.U)
+        tensors = {"inputs": batch.inputs, "sample_id": batch.sample_id, "curvature": curvature, "U": directions}
         content = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
         write_atomically(folder / f"offending_batch.rank{rank}.safetensors", content)
     raise UserError(

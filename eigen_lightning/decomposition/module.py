@@ -13,7 +13,6 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from eigen_lightning.collectives import reduced
 from eigen_lightning.curvature import (
     Curvature,
     Divergence,
@@ -25,13 +24,14 @@ from eigen_lightning.curvature import (
 )
 from eigen_lightning.curvature.readout import metric_pays
 from eigen_lightning.decomposition.finite import check_finite
+from eigen_lightning.decomposition.layout import layout_of
 from eigen_lightning.decomposition.normalization import Scale, TraceNormalization
 from eigen_lightning.decomposition.polar import PolarAscent
 from eigen_lightning.decomposition.scaled_curvature import ScaledCurvature
-from eigen_lightning.decomposition.starts import Starts, climb, random_start
+from eigen_lightning.decomposition.starts import Starts, climb, random_rows
 from eigen_lightning.errors import UserError
 from eigen_lightning.run_folder import RunFolder
-from eigen_lightning.seeding import derive_seed, run_seed
+from eigen_lightning.seeding import run_seed
 from eigen_lightning.targets.checks import check_samples
 from eigen_lightning.targets.target import Target
 
@@ -164,21 +164,26 @@ class SparseEigendecomposition(LightningModule):
         if data is not None:
             for samples in (data.train_set, *data.evaluation_sets.values()):
                 check_samples(self.target, samples)
-        size = self.target.space.size
         seed = run_seed()
-        dtype = next(iter(self.target.weights.values())).dtype
-        self.U = nn.Parameter(self._initial(size, seed).to(dtype))
+        like = next(iter(self.target.weights.values()))
+        self.layout = layout_of(self.trainer, self.n_directions, self.target.space.size)
         self.curvature = self._make_curvature()
         self.scaled = ScaledCurvature(
-            self.curvature, self.normalization, self.rows_wanted, self.memory_budget, seed, self.U
+            self.curvature, self.normalization, self.rows_wanted, self.memory_budget, seed, like
         )
 
-    def _initial(self, size: int, seed: int) -> Float[Tensor, "K P"]:
-        if self.starts is not None:
-            return random_start(self.n_directions, size, seed, 0)
-        generator = torch.Generator().manual_seed(derive_seed(seed, "start", 0))
-        rows = torch.randn(self.n_directions, size, generator=generator, dtype=torch.float64)
-        return nn.functional.normalize(rows, dim=-1)
+    def configure_model(self) -> None:
+        if not hasattr(self, "U"):
+            rows = self._start_rows(0) if self.starts else nn.functional.normalize(self._random_rows(0), dim=-1)
+            self.U = self.layout.parameter(rows.to(next(iter(self.target.weights.values())).dtype))
+
+    def _random_rows(self, number: int) -> Float[Tensor, "k P"]:
+        own = self.layout.own(self.n_directions)
+        return random_rows(self.n_directions, self.target.space.size, run_seed(), number, own)
+
+    def _start_rows(self, number: int) -> Float[Tensor, "k P"]:
+        """This process's rows of a random start, orthonormal in groups of at most P."""
+        return self.layout.polar(self._random_rows(number))
 
     def _make_curvature(self) -> Curvature:
         if self.curvature_name == "nested":
@@ -265,16 +270,13 @@ class SparseEigendecomposition(LightningModule):
         if self.normalization is None and self.starts is None:
             return
         batches = list(self._first_batches((self.starts or Starts()).samples))
-        self.scaled.fit_scale(batches, self._gather)
+        self.scaled.fit_scale(batches, self.layout.of_all_samples)
         if self.starts is None or self.starts.steps == 0:
             return
-        seed, size = run_seed(), self.target.space.size
-        candidates = torch.stack(
-            [random_start(self.n_directions, size, seed, number) for number in range(self.starts.count)]
-        ).to(self.U)
-        candidates, score = climb(candidates, self.scaled, batches, self.starts.steps, self._mean)
-        with torch.no_grad():
-            self.U.copy_(candidates[int(score.argmax())])
+        own = self._own_rows
+        candidates = torch.stack([self._start_rows(number).to(own) for number in range(self.starts.count)])
+        candidates, score = climb(candidates, self.scaled, batches, self.starts.steps, self.layout)
+        own.copy_(candidates[int(score.argmax())])
 
     def _first_batches(self, samples: int) -> Iterator[Any]:
         seen = 0
@@ -283,13 +285,25 @@ class SparseEigendecomposition(LightningModule):
         for key in loader.sampler:
             batch = self.trainer.strategy.batch_to_device(loader.dataset[key], self.device)
             yield batch
-            seen += len(batch.inputs) * self.trainer.world_size
+            seen += len(batch.inputs) * self.layout.replicas
             if seen >= samples:
                 return
 
     def curvatures(self, batch: Any) -> Float[Tensor, "K batch *positions"]:
         """d2D of every direction on every sample of a batch, unscaled."""
-        return self.scaled.values(self.U.detach(), batch, scaled=False, keep=True)
+        return self.layout.gather(self.scaled.values(self._own_rows, batch, scaled=False, keep=True))
+
+    @property
+    def _own_rows(self) -> Float[Tensor, "k P"]:
+        """The directions that this process evaluates: all, or where U is split its share; writing to them is to U."""
+        return self.layout.local(self.U)
+
+    def whole_directions(self) -> Float[Tensor, "K P"] | None:
+        """U where one process has all of it; called on every process.
+
+        Where U is split over devices, it is put together on the CPU of the first that share it; the others get None.
+        """
+        return self.layout.whole(self.U)
 
     # ------------------------------------------------------------------------------------------------- training
 
@@ -297,19 +311,22 @@ class SparseEigendecomposition(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         optimizers = self._optimizers()
         curvature, gradient = self.scaled.value_and_gradient(
-            self.U.detach(), batch, lambda each, _: -losses.steepness(each)
+            self._own_rows, batch, lambda each, _: -losses.steepness(each)
         )
-        self.U.grad = self._mean(gradient)
-        check_finite(self, 1, self.U.grad, curvature, batch)
+        gradient = self.layout.mean(gradient)
+        check_finite(self, 1, gradient, curvature, batch)
+        self.U.grad = self.layout.like(self.U, gradient)
         has_stage2 = not self._excludes_interference(optimizers[0].optimizer)
         # Lightning counts each step of its own wrapper in global_step: only the last of a batch goes through it.
         self._step(optimizers[0], counted=not has_stage2)
-        values = {"steepness": losses.steepness(curvature)}
+        values = {}
         if has_stage2:
-            values["interference"], self.U.grad = self._interference_gradient(curvature, batch)
-            check_finite(self, 2, self.U.grad, curvature, batch)
+            values["interference"], gradient = self._interference_gradient(curvature, batch)
+            check_finite(self, 2, gradient, curvature, batch)
+            self.U.grad = self.layout.like(self.U, gradient)
             self._step(optimizers[-1], counted=True)
         if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            values = {"steepness": self.layout.sum_over_rows(losses.steepness(curvature)), **values}
             self.log_dict({f"train/{name}": value for name, value in values.items()}, sync_dist=True)
 
     def _optimizers(self) -> Sequence[Any]:
@@ -318,37 +335,34 @@ class SparseEigendecomposition(LightningModule):
 
     def _step(self, optimizer: Any, counted: bool) -> None:
         (optimizer if counted else optimizer.optimizer).step()
-        with torch.no_grad():
-            self.U.copy_(nn.functional.normalize(self.U, dim=-1))
-
-    def _mean(self, tensor: Tensor) -> Tensor:
-        return reduced(tensor, "mean")
-
-    def _gather(self, tensor: Tensor) -> Tensor:
-        return self.all_gather(tensor)  # type: ignore[return-value]
-
-    def _sum(self, tensor: Tensor) -> Tensor:
-        return reduced(tensor, "sum")
+        self._own_rows.copy_(nn.functional.normalize(self._own_rows, dim=-1))
 
     def _interference_gradient(self, curvature: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
-        """The interference over all ranks' samples and its gradient times lambda."""
-        fresh = self.stage2_curvature == "fresh"
+        """The interference over all ranks' samples and its gradient times lambda, of the directions evaluated here."""
+        fresh, directions, own = self.stage2_curvature == "fresh", self._own_rows, self.layout.own(self.n_directions)
         if fresh:
-            curvature = self.scaled.values(self.U.detach(), batch)
-        world = self.trainer.world_size
+            curvature = self.scaled.values(directions, batch)
+        everyones = self.layout.gather(curvature)
+        replicas = self.layout.replicas
         # The statistic is summed over ranks before any square root, so that N ranks equal one process exactly.
-        coactivation = self._sum(losses.coactivation(curvature))
-        scope = (self.interference_form, curvature[0].numel() * world, batch.inputs.numel() * world)
-        directions = self.U.detach().requires_grad_()
+        coactivation = self.layout.sum(losses.coactivation(everyones))
+        scope = (self.interference_form, curvature[0].numel() * replicas, batch.inputs.numel() * replicas)
+        length = directions.norm(dim=-1, keepdim=True)
+        unit = directions / length
+        cosine, times_unit = self.layout.cosines(unit)
+        leaf = cosine.requires_grad_()
         with torch.enable_grad():
-            value = losses.interference(coactivation, directions, *scope)
-            gradient = torch.autograd.grad(value, directions)[0]
+            value = losses.interference(coactivation, leaf, *scope)
+            slope = torch.autograd.grad(value, leaf)[0]
+        gradient = times_unit(slope + slope.T)
+        # Interference is of directions: it does not change along them.
+        gradient = (gradient - (gradient * unit).sum(-1, keepdim=True) * unit) / length
         if fresh:
-            cotangent = losses.interference_by_curvature(curvature, coactivation, self.U.detach(), *scope)
+            cotangent = losses.interference_by_curvature(everyones, coactivation, cosine.detach(), *scope, rows=own)
             _, through = self.scaled.value_and_gradient(
-                self.U.detach(), batch, lambda each, rows: (each * cotangent[rows]).sum()
+                directions, batch, lambda each, rows: (each * cotangent[rows]).sum()
             )
-            gradient = gradient + self._sum(through)
+            gradient = gradient + self.layout.sum(through)
         return value.detach(), gradient * self.interference_weight
 
     # ----------------------------------------------------------------------------------------------- evaluation

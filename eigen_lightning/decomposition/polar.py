@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from eigen_lightning.decomposition.shared_rows import SharedRows, as_dtensor
 from eigen_lightning.errors import UserError
 
 
@@ -15,8 +17,12 @@ def polar_rows(matrix: Float[Tensor, "*batch K P"]) -> Float[Tensor, "*batch K P
     """The nearest matrix with orthonormal rows, in groups of at most P rows.
 
     Args:
-        matrix: K rows; where K > P they are cut in equal groups, each orthonormal within itself.
+        matrix: K rows; where K > P they are cut in equal groups, each orthonormal within itself. Rows shared out among
+            processes stay so.
     """
+    if isinstance(matrix, DTensor):
+        shared = SharedRows(matrix.device_mesh.get_group(), *matrix.shape)
+        return as_dtensor(shared.polar(matrix.to_local()), matrix.device_mesh, matrix.shape)
     rows, width = matrix.shape[-2:]
     groups = -(-rows // width)
     # Singular value decompositions run one after another on accelerators; products do not.

@@ -84,11 +84,15 @@ class ScaledCurvature:
     def values(
         self, directions: Float[Tensor, "K P"], batch: Any, scaled: bool = True, keep: bool = False
     ) -> Float[Tensor, "K batch *positions"]:
-        """d of any number of directions, without gradients; arguments as in :meth:`on`."""
+        """d of any number of directions, without gradients; arguments as in :meth:`on`.
+
+        Directions may be held elsewhere than on the batch's device, where some at a time are evaluated.
+        """
 
         def attempt() -> Tensor:
             with torch.no_grad():
-                return self.on(batch, len(directions), scaled, keep)(directions)
+                evaluate = self.on(batch, len(directions), scaled, keep)
+                return torch.cat([evaluate(part.to(batch.inputs.device)) for part in directions.split(evaluate.rows)])
 
         return self._within_memory(attempt)
 

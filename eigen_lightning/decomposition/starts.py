@@ -1,6 +1,6 @@
 """Several random starts climbed together on the same samples; the best is kept, by steepness alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eigen_lightning.decomposition.polar import polar_rows
+from eigen_lightning.decomposition.layout import Whole
 from eigen_lightning.decomposition.scaled_curvature import ScaledCurvature
 from eigen_lightning.errors import UserError
 from eigen_lightning.seeding import derive_seed
@@ -34,27 +34,48 @@ class Starts:
             raise UserError(f"expected starts.count >= 1, starts.steps >= 0 and starts.samples >= 1, got {self}")
 
 
-def random_start(n_directions: int, size: int, seed: int, number: int) -> Float[Tensor, "K P"]:
-    """Start number ``number`` of a seed: random rows, orthonormal in groups of at most P."""
+DRAWN = 2**20
+"""Random numbers that are drawn at a time; a multiple of 16, which is how many torch's generator makes at once."""
+
+
+def random_rows(n_directions: int, size: int, seed: int, number: int, own: slice) -> Float[Tensor, "k P"]:
+    """Some of the rows of start number ``number`` of a seed: normal numbers, float64.
+
+    They are those of ``torch.randn(K, P)``, of which no more than these rows are ever held.
+    """
     generator = torch.Generator().manual_seed(derive_seed(seed, "start", number))
-    return polar_rows(torch.randn(n_directions, size, generator=generator, dtype=torch.float64))
+    first, last = own.start * size, own.stop * size
+    rows = torch.empty(last - first, dtype=torch.float64)
+    drawn, total = 0, n_directions * size
+    while drawn < last:
+        # The last numbers are made otherwise where they are fewer than 16: never on their own.
+        count = DRAWN if total - drawn >= 2 * DRAWN else total - drawn
+        part = torch.randn(count, generator=generator, dtype=torch.float64)
+        begin, end = max(first, drawn), min(last, drawn + count)
+        if begin < end:
+            rows[begin - first : end - first] = part[begin - drawn : end - drawn]
+        drawn += count
+    return rows.view(-1, size)
 
 
 def climb(
-    starts: Float[Tensor, "S K P"],
+    starts: Float[Tensor, "S k P"],
     curvature: ScaledCurvature,
     batches: Sequence[Any],
     steps: int,
-    reduce: Callable[[Tensor], Tensor],
-) -> tuple[Float[Tensor, "S K P"], Float[Tensor, " S"]]:
+    layout: Whole,
+) -> tuple[Float[Tensor, "S k P"], Float[Tensor, " S"]]:
     """Raise the steepness of every start by full polar steps.
 
+    S times U is alive here, its gradient and what the polar step makes of it: where U is split by rows, S times this
+    process's rows, and the exchange for columns of one start at a time.
+
     Args:
-        starts: S sets of directions.
+        starts: S sets of directions, this process's rows.
         curvature: in the losses' scale.
         batches: the samples they climb on; more than one are linearized again each step.
         steps: how many steps.
-        reduce: mean over ranks.
+        layout: of U.
 
     Returns:
         The starts after the last step, and the steepness of each before that step.
@@ -71,7 +92,7 @@ def climb(
                 )
                 gradient += slope.view_as(starts) / len(batches)
                 score += values.flatten(1).square().mean(1).view(n_starts, n_directions).sum(1) / len(batches)
-            gradient, score = reduce(gradient), reduce(score)
-            starts = polar_rows(gradient)
+            gradient, score = layout.mean(gradient), layout.mean(layout.sum_over_rows(score))
+            starts = layout.polar(gradient)
             waiting.reach(step + 1)
     return starts, score

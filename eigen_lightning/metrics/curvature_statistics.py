@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric
 
-from eigen_lightning.curvature.losses import coactivation, squared_interference
+from eigen_lightning.curvature.losses import coactivation, cosines, squared_interference
 
 
 class CurvatureStatistics:
@@ -45,7 +45,8 @@ class CurvatureStatistics:
 
     def interference(self, directions: Float[Tensor, "K P"]) -> float:
         """``mean_s sum_{k>l} (d_k d_l cos)^2``."""
-        return float(squared_interference(self.coactivation, directions.double()))
+        # Where U is split over devices, the whole of it is only to be had on the CPU.
+        return float(squared_interference(self.coactivation.to(directions.device), cosines(directions.double())))
 
     def interference_matrix(self, directions: Float[Tensor, "K P"], normalized: bool = False) -> Float[Tensor, "K K"]:
         """Mean over samples of ``d_k d_l cos^2(u_k, u_l)``.
@@ -54,8 +55,7 @@ class CurvatureStatistics:
             directions: U.
             normalized: divide by the geometric mean of the two diagonal entries: 1 on the diagonal.
         """
-        unit = torch.nn.functional.normalize(directions.double(), dim=-1)
-        matrix = self.product * (unit @ unit.T).square()
+        matrix = self.product.to(directions.device) * cosines(directions.double()).square()
         if not normalized:
             return matrix
         root = matrix.diagonal().clamp_min(torch.finfo(matrix.dtype).tiny).sqrt()

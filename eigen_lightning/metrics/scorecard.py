@@ -1,5 +1,6 @@
 """The scorecard: the same figures for learned directions and for each control, on the same samples."""
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -60,6 +61,7 @@ def judge(
     rows: int,
     n_examples: int,
     keep: bool = False,
+    group: Any = None,
 ) -> dict[str, Judged]:
     """Evaluate several sets of directions in one pass over samples; every rank has its share and gets the whole.
 
@@ -70,6 +72,7 @@ def judge(
         rows: how many directions are evaluated at a time.
         n_examples: how many top samples are kept of each direction.
         keep: as in :meth:`Curvature.at`.
+        group: the processes that have a share of the samples; None for all.
     """
     everything = torch.cat(list(sets.values()))
     sizes = [len(directions) for directions in sets.values()]
@@ -82,6 +85,8 @@ def judge(
         )
         for name, directions in sets.items()
     }
+    for metric in itertools.chain.from_iterable(metrics.values()):
+        metric.process_group = group
     with Waiting("Judging the directions and their controls, batch", None) as waiting:
         for done, batch in enumerate(batches, start=1):
             evaluate = curvature.at(batch.inputs, rows, batch.sample_id, keep=keep)

@@ -60,7 +60,7 @@ def test_permuted_and_flipped_directions_score_the_same(run: tuple) -> None:
     module, callback, card = run
     before = module.U.detach().clone()
     module.U.data = (before * torch.tensor([1, -1, 1, -1, -1.0])[:, None])[torch.tensor([3, 1, 4, 0, 2])]
-    again = callback.judge(module.trainer, module)
+    again = callback.judge(module.trainer, module, module.U.detach())
     module.U.data = before
     assert again["learned"] == pytest.approx(card["learned"], rel=1e-4, abs=1e-9)
     assert again["random"] == pytest.approx(card["random"])

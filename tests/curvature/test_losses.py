@@ -31,9 +31,9 @@ def test_interference_equals_the_naive_tensor() -> None:
     curvature, directions = example()
     tensor = naive(curvature, directions)
     statistic = losses.coactivation(curvature)
-    squared = losses.interference(statistic, directions, *scope("squared", curvature))
+    squared = losses.interference(statistic, losses.cosines(directions), *scope("squared", curvature))
     torch.testing.assert_close(squared, tensor.square().sum() / 9)
-    norm = losses.interference(statistic, directions, *scope("norm", curvature))
+    norm = losses.interference(statistic, losses.cosines(directions), *scope("norm", curvature))
     torch.testing.assert_close(norm, torch.linalg.vector_norm(tensor) / 27)
 
 
@@ -41,23 +41,28 @@ def test_interference_equals_the_naive_tensor() -> None:
 def test_derivative_by_curvature_is_that_of_autograd(form: str) -> None:
     curvature, directions = example()
     leaf = curvature.clone().requires_grad_()
-    losses.interference(losses.coactivation(leaf), directions, *scope(form, curvature)).backward()
+    cosine = losses.cosines(directions)
+    losses.interference(losses.coactivation(leaf), cosine, *scope(form, curvature)).backward()
     closed = losses.interference_by_curvature(
-        curvature, losses.coactivation(curvature), directions, *scope(form, curvature)
+        curvature, losses.coactivation(curvature), cosine, *scope(form, curvature)
     )
     torch.testing.assert_close(closed, leaf.grad)
+    part = losses.interference_by_curvature(
+        curvature, losses.coactivation(curvature), cosine, *scope(form, curvature), rows=slice(1, 3)
+    )
+    torch.testing.assert_close(part, leaf.grad[1:3])
 
 
 @pytest.mark.parametrize("form", ["squared", "norm"])
 def test_orthogonal_directions_have_no_interference_and_a_finite_gradient(form: str) -> None:
     curvature, _ = example()
     directions = torch.eye(4, 6, dtype=torch.float64).requires_grad_()
-    value = losses.interference(losses.coactivation(curvature), directions, *scope(form, curvature))
+    value = losses.interference(losses.coactivation(curvature), losses.cosines(directions), *scope(form, curvature))
     value.backward()
     assert value == 0
     assert torch.equal(directions.grad, torch.zeros(4, 6, dtype=torch.float64))
     closed = losses.interference_by_curvature(
-        curvature, losses.coactivation(curvature), directions.detach(), *scope(form, curvature)
+        curvature, losses.coactivation(curvature), losses.cosines(directions.detach()), *scope(form, curvature)
     )
     assert torch.equal(closed, torch.zeros_like(curvature))
 
@@ -67,5 +72,6 @@ def test_interference_ignores_the_length_and_sign_of_rows() -> None:
     statistic = losses.coactivation(curvature)
     other = directions * torch.tensor([1.0, -2.0, 3.0, 0.5], dtype=torch.float64)[:, None]
     torch.testing.assert_close(
-        losses.squared_interference(statistic, directions), losses.squared_interference(statistic, other)
+        losses.squared_interference(statistic, losses.cosines(directions)),
+        losses.squared_interference(statistic, losses.cosines(other)),
     )

@@ -76,7 +76,8 @@ def expected_stages(module: SparseEigendecomposition, start: Tensor, batch: Batc
     curvature = nested.at(batch.inputs, 3)(u)
     updated = stepped(u, -losses.steepness(curvature)).requires_grad_()
     seen = nested.at(batch.inputs, 3)(updated) if fresh else curvature.detach()
-    loss = losses.interference(losses.coactivation(seen), updated, form, seen[0].numel(), batch.inputs.numel())
+    statistic, cosine = losses.coactivation(seen), losses.cosines(updated)
+    loss = losses.interference(statistic, cosine, form, seen[0].numel(), batch.inputs.numel())
     return stepped(updated, 5.0 * loss)
 
 
