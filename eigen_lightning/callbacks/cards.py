@@ -36,7 +36,7 @@ class Cards(EvaluationCallback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         run = run_folder_of(trainer)
-        directions = pl_module.whole_directions()  # type: ignore[operator]
+        directions = pl_module.whole_directions()
         if trainer.is_global_zero and run.top_examples.exists() and hasattr(self, "_counts"):
             samples = trainer.datamodule.evaluation_sets["heldout"]  # type: ignore[attr-defined]
             run.write_lines(run.cards, cards(pl_module, samples, directions, run.read_top_examples(), self._counts))

@@ -60,7 +60,7 @@ class Interventions(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         run = run_folder_of(trainer)
-        directions = pl_module.whole_directions()  # type: ignore[operator]
+        directions = pl_module.whole_directions()
         if trainer.is_global_zero and run.top_examples.exists():
             run.write_json(run.interventions, self.check(pl_module, trainer.datamodule, run, directions))  # type: ignore[attr-defined]
 
@@ -186,7 +186,7 @@ class SensitivityPool:
             return torch.cat(moved).mean(0).cpu()
         evaluate = module.curvature.at(given.inputs, module.rows)
         with torch.no_grad():
-            traces = sum(evaluate(part).sum(0) for part in self._probes.split(module.rows)).cpu()  # type: ignore[union-attr]
+            traces = sum(evaluate(part).sum(0) for part in self._probes.split(module.rows)).cpu()
         return traces if position is None else traces.flatten(1)[torch.arange(len(traces)), position]
 
     def _positions(self, samples: SampleSet) -> int:

@@ -31,14 +31,14 @@ class TensorBoard(Callback):
             board.add_custom_scalars(layout(int(pl_module.n_directions)))  # type: ignore[arg-type]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        directions = pl_module.whole_directions()  # type: ignore[operator]
+        directions = pl_module.whole_directions()
         if not trainer.is_global_zero:
             return
         run = run_folder_of(trainer)
         for board in tensorboards_of(trainer):
             if run.interventions.exists():
                 _write_interventions(board, run)
-            network = pl_module.target.network  # type: ignore[union-attr]
+            network = pl_module.target.network
             if hasattr(network, "W"):
                 picture = hidden_space(network.W.detach().cpu(), *_actions(pl_module, directions))
                 board.add_image("hidden_space", picture, trainer.global_step)

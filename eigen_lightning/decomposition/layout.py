@@ -92,7 +92,7 @@ class Whole:
         if self.replicas == 1:
             return tensor[None]
         found = tensor.new_empty(self.replicas, len(tensor))
-        torch.distributed.all_gather_into_tensor(found, tensor.contiguous(), group=self.samples_group)
+        torch.distributed.all_gather(list(found.unbind()), tensor.contiguous(), group=self.samples_group)
         return found
 
 

@@ -9,8 +9,12 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from eigen_lightning.decomposition.polar_factor import make_polar
 from eigen_lightning.decomposition.shared_rows import SharedRows, as_dtensor
 from eigen_lightning.errors import UserError
+
+SMALL = 64
+"""P up to which a singular value decomposition takes no longer than what replaces it."""
 
 
 def polar_rows(matrix: Float[Tensor, "*batch K P"]) -> Float[Tensor, "*batch K P"]:
@@ -25,15 +29,25 @@ def polar_rows(matrix: Float[Tensor, "*batch K P"]) -> Float[Tensor, "*batch K P
         return as_dtensor(shared.polar(matrix.to_local()), matrix.device_mesh, matrix.shape)
     rows, width = matrix.shape[-2:]
     groups = -(-rows // width)
-    # Singular value decompositions run one after another on accelerators; products do not.
-    polar = by_svd if matrix.device.type == "cpu" else by_newton_schulz
+    # Decompositions run one after another on accelerators; products do not.
+    polar = by_newton_schulz
+    if matrix.device.type == "cpu":
+        polar = by_svd if width <= SMALL else by_gram
     return torch.cat([polar(part) for part in matrix.chunk(groups, dim=-2)], dim=-2)
+
+
+def by_gram(matrix: Float[Tensor, "*batch k P"]) -> Float[Tensor, "*batch k P"]:
+    """The polar factor of k <= P rows by products and a k x k eigenvalue decomposition, see :func:`make_polar`."""
+    found = matrix.clone()
+    for each in found.view(-1, *found.shape[-2:]):
+        make_polar(each, slice(None), found.shape[-1])
+    return found
 
 
 def by_svd(matrix: Float[Tensor, "*batch k P"]) -> Float[Tensor, "*batch k P"]:
     """The polar factor of k <= P rows, exact; a zero row becomes any unit row orthogonal to the others."""
-    left, _, right = torch.linalg.svd(_scaled(matrix), full_matrices=False)
-    return left @ right
+    left, _, right = torch.linalg.svd(_scaled(matrix.double()), full_matrices=False)
+    return (left @ right).to(matrix)
 
 
 def by_newton_schulz(matrix: Float[Tensor, "*batch k P"], max_steps: int = 60) -> Float[Tensor, "*batch k P"]:

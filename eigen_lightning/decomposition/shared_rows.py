@@ -5,7 +5,6 @@ has a share of it, and their sum is the whole. No process ever holds more of the
 the other.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,8 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
-BLOCK = 2**20
-"""Numbers that are in double precision at a time."""
+from eigen_lightning.decomposition.polar_factor import gram, make_polar
 
 
 def shares(size: int, processes: int) -> list[int]:
@@ -82,7 +80,7 @@ class SharedRows:
         padded = rows.new_zeros(each, *rows.shape[1:])
         padded[: len(rows)] = rows
         got = rows.new_empty(each * len(self._rows), *rows.shape[1:])
-        dist.all_gather_into_tensor(got, padded, group=self.group)
+        dist.all_gather(list(got.split(each)), padded, group=self.group)
         # Only the last processes have fewer rows than the first: what was padded lies at the end.
         return got[: self.n_rows]
 
@@ -113,11 +111,7 @@ class SharedRows:
 
     def gram(self, columns: Float[Tensor, "k p"]) -> Float[Tensor, "k k"]:
         """``M M^T`` of a matrix in columns, or of some of its rows; float64."""
-        gram = columns.new_zeros(len(columns), len(columns), dtype=torch.float64)
-        for part in _blocks(columns):
-            wide = part.double()
-            gram.addmm_(wide, wide.T)
-        return self.sum(gram)
+        return gram(columns, self.sum)
 
     def polar(self, rows: Float[Tensor, "k P"]) -> Float[Tensor, "k P"]:
         """The polar factor of the whole matrix, in groups of at most P rows, as ``polar.polar_rows`` has it.
@@ -125,51 +119,7 @@ class SharedRows:
         Two matrices of this process's share are alive at a time, besides the one given.
         """
         columns = self.to_columns(rows)
+        first = sum(self._columns[: dist.get_rank(self.group)])
         for part in columns.chunk(-(-self.n_rows // self.width), dim=0):
-            self._make_polar(part)
+            make_polar(part, slice(first, first + self._own_columns), self.width, self.sum)
         return self.to_rows(columns)
-
-    def _make_polar(self, matrix: Float[Tensor, "k p"]) -> None:
-        """``(M M^T)^(-1/2) M`` in place; where rows depend on each other, any unit rows orthogonal to the others.
-
-        The square loses half of the digits of small singular values; Newton-Schulz steps on the result, which has the
-        same polar factor, give them back.
-        """
-        gram = self.gram(matrix)
-        values, vectors = torch.linalg.eigh(gram)
-        # Below, there is nothing but rounding, in float32 as well as in the Gram matrix of doubles.
-        kept = values > len(values) * 1e-15 * values[-1].clamp_min(torch.finfo(values.dtype).tiny)
-        root = torch.where(kept, values, torch.inf).rsqrt()
-        _multiply((vectors * root) @ vectors.T, matrix)
-        if not kept.all():
-            self._complete(matrix, vectors[:, ~kept])
-        identity = torch.eye(len(matrix), dtype=gram.dtype, device=gram.device)
-        tolerance = max(4 * torch.finfo(matrix.dtype).eps, 1e-15 * len(matrix))
-        for _ in range(8):
-            gram = self.gram(matrix)
-            if (gram - identity).abs().amax() < tolerance:
-                return
-            _multiply(1.5 * identity - 0.5 * gram, matrix)
-
-    def _complete(self, matrix: Float[Tensor, "k p"], null: Float[Tensor, "k r"]) -> None:
-        """Add unit rows orthogonal to the span of all rows, along left vectors that the matrix has nothing in."""
-        own = slice(start := sum(self._columns[: dist.get_rank(self.group)]), start + self._own_columns)
-        generator = torch.Generator().manual_seed(0)
-        fresh = torch.stack([torch.randn(self.width, generator=generator)[own] for _ in range(null.shape[1])])
-        fresh = fresh.to(matrix)
-        # Twice, as the first time leaves the rounding of what it took away.
-        for _ in range(2):
-            fresh -= self.sum(fresh @ matrix.T) @ matrix
-        values, vectors = torch.linalg.eigh(self.gram(fresh))
-        _multiply((vectors * values.rsqrt()) @ vectors.T, fresh)
-        matrix += null.to(matrix) @ fresh
-
-
-def _blocks(columns: Tensor) -> Iterator[Tensor]:
-    yield from columns.split(max(1, BLOCK // max(1, len(columns))), dim=1)
-
-
-def _multiply(factor: Float[Tensor, "k k"], matrix: Float[Tensor, "k p"]) -> None:
-    """``factor @ matrix`` in place, in double precision."""
-    for part in _blocks(matrix):
-        part.copy_(factor @ part.double())

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from eigen_lightning.decomposition.polar import PolarAscent, by_newton_schulz, by_svd, polar_rows
+from eigen_lightning.decomposition.polar import PolarAscent, by_gram, by_newton_schulz, by_svd, polar_rows
 from eigen_lightning.errors import UserError
 from tests.networks import unit_rows
 
@@ -24,6 +24,14 @@ def test_polar_is_the_nearest_matrix_with_orthonormal_rows() -> None:
     stretch = matrix @ found.T
     torch.testing.assert_close(stretch, stretch.T)
     assert torch.linalg.eigvalsh(stretch).min() > 0
+
+
+def test_the_gram_matrix_gives_the_same_as_svd() -> None:
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-7)):
+        matrix = 1e-6 * torch.randn(3, 10, 40, dtype=dtype)
+        kept = matrix.clone()
+        torch.testing.assert_close(by_gram(matrix), by_svd(matrix), rtol=0, atol=tolerance)
+        assert torch.equal(matrix, kept)
 
 
 def test_newton_schulz_gives_the_same_as_svd() -> None:

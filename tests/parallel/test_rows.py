@@ -1,22 +1,126 @@
 """U split over processes by rows gives what one process gives, in less memory on each."""
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
+import torch
 
 from tests.kinds import Kinds
+from tests.processes import CommandProcess
 from tests.resume import runs
 
 BOUND = 1e-6
+SPLIT = "row_parallel"
+ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.01}}
+POLAR = {"class_path": "PolarAscent", "init_args": {"momentum": 0.5}}
+
+# Seven directions: more than XOR's six parameters, and no number of processes shares them evenly.
+CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "xor, two Adams": ("xor", {}, {"stage1": ADAM, "stage2": ADAM}),
+    "xor, polar and Adam": ("xor", {}, {"stage1": POLAR, "stage2": ADAM}),
+    "tms, polar": ("tms", {"batch_size": 256, "samples_per_epoch": 2560}, {}),
+    "tms, polar, released": (
+        "tms",
+        {"batch_size": 256, "samples_per_epoch": 2560},
+        {
+            "stage1": {"class_path": "PolarAscent", "init_args": {"release_after": 5}},
+            "stage2": None,
+            "interference_form": "norm",
+            "stage2_curvature": "stale",
+        },
+    ),
+    "text, polar": ("file", {}, {}),
+}
 
 
-def largest(kinds: Kinds, kind: str, ranks: int):
-    options = {"batch_size": 256, "samples_per_epoch": 2560} if kind == "tms" else {}
-    return runs.largest_difference(
-        kinds.finished(kind, **options), kinds.finished(kind, ranks, "row_parallel", **options)
-    )
+class Cases:
+    """Finished runs of each case."""
+
+    def __init__(self, kinds: Kinds) -> None:
+        self.kinds = kinds
+        self._finished: dict[Any, Path] = {}
+
+    def config(self, case: str) -> tuple[str, dict[str, Any]]:
+        kind, data, model = CASES[case]
+        config = self.kinds.config(kind, **data)
+        config["model"] |= {"n_directions": 7, **model}
+        scorecard = {"random_draws": 1, "train_samples": 64, "values_per_feature": 4, "n_examples": 5}
+        more = [{"class_path": "Health"}, {"class_path": "Scorecard", "init_args": scorecard}]
+        config["trainer"]["callbacks"] = [*config["trainer"]["callbacks"], *more]
+        return kind, config
+
+    def finished(self, case: str, ranks: int = 1, *more: str) -> Path:
+        key = (case, ranks, *more)
+        if key not in self._finished:
+            kind, config = self.config(case)
+            folder = self.kinds.fresh(f"rows-{len(self._finished)}", kind)
+            args = runs.arguments(config, folder, *more)
+            CommandProcess(args, folder.with_suffix(".log"), ranks, strategy=SPLIT).succeed()
+            self._finished[key] = folder
+        return self._finished[key]
+
+    def differences(self, case: str, ranks: int, *more: str) -> dict[str, float]:
+        one, other = self.finished(case), self.finished(case, ranks, *more)
+        found = runs.largest_difference(one, other)
+        found["optimizers"] = largest_in_optimizers(one, other)
+        cards = [json.loads((folder / "scorecard.json").read_text()) for folder in (one, other)]
+        found["scorecard"] = largest_among(*cards)
+        return found
 
 
-@pytest.mark.parametrize("kind", ["xor", "tms", "file"])
-def test_two_processes_with_a_share_of_the_rows_give_what_one_gives(kinds: Kinds, kind: str) -> None:
-    found = largest(kinds, kind, 2)
-    print(found)
-    assert max(found.values()) <= BOUND
+@pytest.fixture(scope="module")
+def cases(kinds: Kinds) -> Cases:
+    return Cases(kinds)
+
+
+def optimizers(folder: Path) -> list[Any]:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"]
+
+
+def largest_in_optimizers(one: Path, other: Path) -> float:
+    """Largest difference of the optimizers' states, each against the largest number in it."""
+    found = 0.0
+    for mine, theirs in zip(optimizers(one), optimizers(other), strict=True):
+        assert mine["param_groups"] == theirs["param_groups"]
+        for name, value in mine["state"].get(0, {}).items():
+            a, b = torch.as_tensor(value), torch.as_tensor(theirs["state"][0][name])
+            assert a.shape == b.shape
+            found = max(found, float((a - b).abs().max() / a.abs().max()))
+    return found
+
+
+def largest_among(one: Any, other: Any) -> float:
+    """Largest difference of the numbers of two JSON trees, relative where they are above 1."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        return max([largest_among(value, other[key]) for key, value in one.items()], default=0.0)
+    if isinstance(one, list):
+        return max([largest_among(*pair) for pair in zip(one, other, strict=True)], default=0.0)
+    if isinstance(one, float):
+        return abs(one - other) / max(1.0, abs(one))
+    assert one == other
+    return 0.0
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_with_a_share_of_the_rows_give_what_one_gives(cases: Cases, case: str) -> None:
+    found = cases.differences(case, 2)
+    assert max(found.values()) <= BOUND, found
+
+
+@pytest.mark.slow
+def test_parity_table(cases: Cases, capsys: pytest.CaptureFixture[str]) -> None:
+    """2, 3 and 4 processes with a share of the rows, and 2 groups of 2 that also share out the samples."""
+    mesh = ("--trainer.strategy.data_parallel_size", "2", "--trainer.strategy.tensor_parallel_size", "2")
+    worst = 0.0
+    for case in CASES:
+        for name, ranks, more in [("2", 2, ()), ("3", 3, ()), ("4", 4, ()), ("2 x 2", 4, mesh)]:
+            found = cases.differences(case, ranks, *more)
+            worst = max(worst, *found.values())
+            with capsys.disabled():
+                print(f"\n{case}, {name} processes: " + ", ".join(f"{k} {v:.1e}" for k, v in found.items()), end="")
+    with capsys.disabled():
+        print(f"\nlargest of all: {worst:.2g}")
+    assert worst <= BOUND

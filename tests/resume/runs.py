@@ -135,7 +135,8 @@ def largest_difference(one: Path, other: Path) -> dict[str, float]:
     """Largest difference of two runs' numbers, by file; relative where they are above 1."""
     directions = [load_file(folder / "directions.safetensors")["U"] for folder in (one, other)]
     found = {"U": float(np.abs(directions[0] - directions[1]).max())}
-    found["interference"] = float(np.abs(np.load(one / "interference.npy") - np.load(other / "interference.npy")).max())
+    matrices = [np.load(folder / "interference.npy") for folder in (one, other)]
+    found["interference"] = float((np.abs(matrices[0] - matrices[1]) / np.maximum(1, np.abs(matrices[0]))).max())
     tables = [list(csv.DictReader((folder / "metrics.csv").read_text().splitlines())) for folder in (one, other)]
     assert [list(row) for row in tables[0]] == [list(row) for row in tables[1]]
     cells = [
