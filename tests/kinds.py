@@ -46,7 +46,7 @@ class Kinds:
         source = self.folder / ("stories.txt" if kind == "file" else "hub")
         return runs.text(str(source), str(model), **options)
 
-    def finished(self, kind: str, ranks: int = 1, strategy: str = "ddp", **options: Any) -> Path:
+    def finished(self, kind: str, ranks: int = 1, strategy: tuple[str, ...] = ("ddp",), **options: Any) -> Path:
         key = (kind, ranks, strategy, tuple(options.items()))
         if key not in self._finished:
             self._whole += 1
@@ -75,7 +75,7 @@ def start(kinds: Kinds) -> Callable[..., CommandProcess]:
     """Start or go on with a run of a kind in a folder."""
 
     def begin(
-        kind: str, folder: Path, *more: str, ranks: int = 1, strategy: str = "ddp", **options: Any
+        kind: str, folder: Path, *more: str, ranks: int = 1, strategy: tuple[str, ...] = ("ddp",), **options: Any
     ) -> CommandProcess:
         args = runs.arguments(kinds.config(kind, **options), folder, "--ckpt_path", "last", *more)
         return CommandProcess(args, folder.with_suffix(".log"), ranks, strategy=strategy)

@@ -30,9 +30,8 @@ def polar_rows(matrix: Float[Tensor, "*batch K P"]) -> Float[Tensor, "*batch K P
     rows, width = matrix.shape[-2:]
     groups = -(-rows // width)
     # Decompositions run one after another on accelerators; products do not.
-    polar = by_newton_schulz
-    if matrix.device.type == "cpu":
-        polar = by_svd if width <= SMALL else by_gram
+    on_cpu: Callable[[Tensor], Tensor] = by_svd if width <= SMALL else by_gram
+    polar = on_cpu if matrix.device.type == "cpu" else by_newton_schulz
     return torch.cat([polar(part) for part in matrix.chunk(groups, dim=-2)], dim=-2)
 
 

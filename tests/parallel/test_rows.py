@@ -12,7 +12,12 @@ from tests.processes import CommandProcess
 from tests.resume import runs
 
 BOUND = 1e-6
-SPLIT = "row_parallel"
+SPLIT = ("row_parallel",)
+MESH = (
+    "RowParallel",
+    *("--trainer.strategy.data_parallel_size", "2"),
+    *("--trainer.strategy.tensor_parallel_size", "2"),
+)
 ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.01}}
 POLAR = {"class_path": "PolarAscent", "init_args": {"momentum": 0.5}}
 
@@ -51,18 +56,19 @@ class Cases:
         config["trainer"]["callbacks"] = [*config["trainer"]["callbacks"], *more]
         return kind, config
 
-    def finished(self, case: str, ranks: int = 1, *more: str) -> Path:
-        key = (case, ranks, *more)
+    def finished(self, case: str, ranks: int = 1, strategy: tuple[str, ...] = SPLIT) -> Path:
+        key = (case, ranks, strategy)
         if key not in self._finished:
             kind, config = self.config(case)
             folder = self.kinds.fresh(f"rows-{len(self._finished)}", kind)
-            args = runs.arguments(config, folder, *more)
-            CommandProcess(args, folder.with_suffix(".log"), ranks, strategy=SPLIT).succeed()
+            CommandProcess(
+                runs.arguments(config, folder), folder.with_suffix(".log"), ranks, strategy=strategy
+            ).succeed()
             self._finished[key] = folder
         return self._finished[key]
 
-    def differences(self, case: str, ranks: int, *more: str) -> dict[str, float]:
-        one, other = self.finished(case), self.finished(case, ranks, *more)
+    def differences(self, case: str, ranks: int, strategy: tuple[str, ...] = SPLIT) -> dict[str, float]:
+        one, other = self.finished(case), self.finished(case, ranks, strategy)
         found = runs.largest_difference(one, other)
         found["optimizers"] = largest_in_optimizers(one, other)
         cards = [json.loads((folder / "scorecard.json").read_text()) for folder in (one, other)]
@@ -113,11 +119,10 @@ def test_two_processes_with_a_share_of_the_rows_give_what_one_gives(cases: Cases
 @pytest.mark.slow
 def test_parity_table(cases: Cases, capsys: pytest.CaptureFixture[str]) -> None:
     """2, 3 and 4 processes with a share of the rows, and 2 groups of 2 that also share out the samples."""
-    mesh = ("--trainer.strategy.data_parallel_size", "2", "--trainer.strategy.tensor_parallel_size", "2")
     worst = 0.0
     for case in CASES:
-        for name, ranks, more in [("2", 2, ()), ("3", 3, ()), ("4", 4, ()), ("2 x 2", 4, mesh)]:
-            found = cases.differences(case, ranks, *more)
+        for name, ranks, strategy in [("2", 2, SPLIT), ("3", 3, SPLIT), ("4", 4, SPLIT), ("2 x 2", 4, MESH)]:
+            found = cases.differences(case, ranks, strategy)
             worst = max(worst, *found.values())
             with capsys.disabled():
                 print(f"\n{case}, {name} processes: " + ", ".join(f"{k} {v:.1e}" for k, v in found.items()), end="")
