@@ -48,7 +48,8 @@ COLUMNS = ("learned", "random", "pca", "oracle")
 
 class Scorecard(Callback):
     """Judges U and, on the same samples, three controls: random unit directions, the principal directions of the mean
-    Hessian (learned on training samples) and, where the target knows its features, the true directions.
+    Hessian (learned on training samples) and, where the target knows its features, the true directions. A device must
+    have room for all of them at once, also where U is split over several.
 
     Args:
         every_n_epochs: how often while training; null judges once, when training ends.
@@ -101,8 +102,10 @@ class Scorecard(Callback):
         """Judge now; called on every rank, written by the first."""
         directions = module.whole_directions()
         # Of processes that share U by rows, the one that has all of it now judges alone.
-        card = None if directions is None else self.judge(trainer, module, directions)
-        if card is None or not trainer.is_global_zero:
+        if directions is None:
+            return
+        card = self.judge(trainer, module, directions.to(module.device))
+        if not trainer.is_global_zero:
             return
         run = run_folder_of(trainer)
         run.write_json(run.scorecard, card)

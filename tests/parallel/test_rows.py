@@ -2,14 +2,18 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from eigen_lightning.decomposition import SparseEigendecomposition
+from eigen_lightning.decomposition.scaled_curvature import ScaledCurvature
 from tests.kinds import KINDS, Kinds
 from tests.processes import CommandProcess
 from tests.resume import runs
@@ -186,3 +190,70 @@ def test_a_run_goes_on_with_another_number_of_processes(cases: Cases, case: str,
     CommandProcess(args, folder.with_suffix(".log"), after, strategy=SPLIT).succeed()
     found = compared(cases.finished(case), folder)
     assert max(found.values()) <= BOUND, found
+
+
+def test_a_direction_that_is_not_finite_is_named_by_its_number_in_all_of_them(kinds: Kinds) -> None:
+    """And all processes stop, though only one has it."""
+    folder = kinds.fresh("rows-not-finite", "tms")
+
+    def spoil_the_first_row(rank: int) -> None:
+        original = ScaledCurvature.value_and_gradient
+
+        def spoiled(self: Any, directions: Any, batch: Any, objective: Any) -> Any:
+            curvature, gradient = original(self, directions, batch, objective)
+            if rank == 1 and len(directions) == 2:
+                curvature[0, 5], gradient[0] = torch.inf, torch.nan
+            return curvature, gradient
+
+        ScaledCurvature.value_and_gradient = spoiled  # type: ignore[method-assign]
+
+    args = runs.arguments(kinds.config("tms"), folder)
+    process = CommandProcess(args, folder.with_suffix(".log"), 2, spoil_the_first_row, strategy=SPLIT)
+    assert process.wait() == [2, 2], process.log.read_text()[-3000:]
+    # Five directions: three on the first process, two on the second.
+    assert process.log.read_text().count("d2D of direction 3 is not finite") == 2
+    assert "rank 1" in process.log.read_text()
+    kept = load_file(folder / "checkpoints" / "offending_batch.rank1.safetensors")
+    assert kept["U"].shape[0] == 2
+    assert not kept["curvature"][0, 5].isfinite()
+
+
+def test_what_can_not_work_is_refused_in_one_line(kinds: Kinds) -> None:
+    plain = ("ModelParallelStrategy", "--trainer.strategy.save_distributed_checkpoint", "false")
+    one_row = ("RowParallel", "--trainer.strategy.tensor_parallel_size", "1")
+    reseed = [{"class_path": "Health", "init_args": {"reseed": True}}]
+    for number, (strategy, ranks, change, says) in enumerate(
+        [
+            (plain, 2, {}, "row_parallel to split U over devices, got ModelParallelStrategy"),
+            (one_row, 2, {}, "the number of devices, 2, got 1 times 1"),
+            (SPLIT, 4, {}, "got 5, which leaves one without: use 3 devices"),
+            (SPLIT, 2, {"callbacks": reseed}, "without reseed"),
+        ]
+    ):
+        folder = kinds.fresh(f"rows-refused-{number}", "tms")
+        config = kinds.config("tms", batch_size=64)
+        config["trainer"] |= change
+        args = runs.arguments(config, folder)
+        process = CommandProcess(args, folder.with_suffix(".log"), ranks, strategy=strategy)
+        assert process.wait() == [2] * ranks, process.log.read_text()[-3000:]
+        lines = process.log.read_text().splitlines()
+        assert len(lines) == ranks, lines
+        assert all(says in line for line in lines), lines
+
+
+def test_looking_again_with_the_rows_split_finds_the_same(cases: Cases) -> None:
+    """``test`` and ``predict``, on a copy of a run that one process made."""
+    whole = cases.finished("tms, polar")
+    folder = whole.with_name("rows-again")
+    shutil.copytree(whole, folder)
+    (folder / "scorecard.json").unlink()
+    for command in ("test", "predict"):
+        args = [command, "--config", str(whole / "config.yaml"), "--run_dir", str(folder), "--quiet", "true"]
+        CommandProcess(args, folder.with_suffix(".log"), 2, strategy=SPLIT).succeed()
+    cards = [json.loads((run / "scorecard.json").read_text()) for run in (whole, folder)]
+    assert largest_among(cards[0]["learned"], cards[1]["learned"]) <= BOUND
+    assert [path.name for path in folder.glob("predictions*")] == ["predictions.parquet"]
+    table = pq.read_table(folder / "predictions.parquet").to_pydict()
+    assert sorted(table["sample_id"]) == list(range(64))
+    best = json.loads((folder / "top_examples.jsonl").read_text().splitlines()[6])["examples"][0]
+    assert table["direction_006"][table["sample_id"].index(best["sample_id"])] == pytest.approx(best["value"], rel=1e-5)

@@ -63,7 +63,7 @@ def measured(folder: Path) -> Callable[[int], None]:
     def configure_model(self: Any) -> None:
         libc = ctypes.CDLL("libc.so.6")
         libc.malloc_trim(0)
-        # Large blocks go back to the system as soon as they are freed (M_MMAP_THRESHOLD): what was freed is not counted.
+        # M_MMAP_THRESHOLD: large blocks go back to the system as soon as they are freed, and are no longer counted.
         libc.mallopt(-3, 2**16)
         noted["floor"] = status("VmRSS")
         original_configure(self)
