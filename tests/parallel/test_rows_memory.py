@@ -29,7 +29,7 @@ def config(nodes: int, n_directions: int) -> dict[str, Any]:
         "model": {
             "target": {"class_path": "tests.wide.Wide", "init_args": {"nodes": nodes}},
             "n_directions": n_directions,
-            "rows": 4,
+            "rows": 1,
             "starts": {"count": 2, "steps": 2, "samples": 8},
             "normalization": {"power": 0.0, "probes": 2},
         },
@@ -93,7 +93,7 @@ def memory(kinds: Kinds, nodes: int, n_directions: int, ranks: int) -> list[dict
 
 
 def test_each_of_two_processes_holds_half(kinds: Kinds) -> None:
-    nodes, n_directions = 2**15, 64
+    nodes, n_directions = 2**14, 64
     (alone,) = memory(kinds, nodes, n_directions, 1)
     assert alone["U"] == alone["gradient"] == alone["average"] == n_directions * 3 * nodes * 4 / MIB
     for shared in memory(kinds, nodes, n_directions, 2):
