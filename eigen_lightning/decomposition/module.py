@@ -1,6 +1,7 @@
 """The LightningModule that learns the directions, in two stages a batch."""
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import wraps
@@ -20,12 +21,14 @@ from eigen_lightning.curvature import (
     GaussNewton,
     MetricCache,
     Nested,
+    PartwiseSteepness,
     divergence_named,
     losses,
 )
 from eigen_lightning.curvature.readout import metric_pays
 from eigen_lightning.decomposition.finite import check_finite
 from eigen_lightning.decomposition.normalization import Scale, TraceNormalization
+from eigen_lightning.decomposition.parts import split, steepness_of_parts
 from eigen_lightning.decomposition.polar import PolarAscent
 from eigen_lightning.decomposition.scaled_curvature import ScaledCurvature
 from eigen_lightning.decomposition.starts import Starts, climb, random_start
@@ -82,6 +85,9 @@ class SparseEigendecomposition(LightningModule):
             stage 1's as a constant, as published.
         normalization: how curvatures are scaled; null leaves them as they are, as published.
         starts: how U starts; null takes one random start of independent rows, as published.
+        steps_per_batch: equal parts of a batch that are learned from one after another, each by a step of its own. What
+            Lightning does once a batch (progress, logging, checkpoints) and what can be computed for many samples at
+            once is then paid once for all of them: on a toy network that is most of a step.
         readout: ``on`` pulls the output metric back through a linear readout where there is one, ``off`` goes through
             the outputs, ``auto`` takes what is less work for this K and number of epochs.
         metric_top_k: form that metric from this many of the likeliest outputs, and report in the manifest how much
@@ -109,6 +115,7 @@ class SparseEigendecomposition(LightningModule):
         stage2_curvature: Literal["fresh", "stale"] = "fresh",
         normalization: TraceNormalization | None = TraceNormalization(),  # noqa: B008 - frozen
         starts: Starts | None = Starts(),  # noqa: B008 - frozen
+        steps_per_batch: int = 1,
         readout: Literal["auto", "on", "off"] = "auto",
         metric_top_k: int | None = None,
         rows: int | None = None,
@@ -116,7 +123,13 @@ class SparseEigendecomposition(LightningModule):
         cache_gib: float = 1.0,
     ) -> None:
         super().__init__()
-        for name, count in (("n_directions", n_directions), ("rows", rows), ("metric_top_k", metric_top_k)):
+        counts = {
+            "n_directions": n_directions,
+            "steps_per_batch": steps_per_batch,
+            "rows": rows,
+            "metric_top_k": metric_top_k,
+        }
+        for name, count in counts.items():
             if count is not None and count < 1:
                 raise UserError(f"expected model.{name} of at least 1, got {count}")
         amounts = {"interference_weight": interference_weight, "memory_budget": memory_budget, "cache_gib": cache_gib}
@@ -139,6 +152,7 @@ class SparseEigendecomposition(LightningModule):
         self.interference_form = interference_form
         self.stage2_curvature = stage2_curvature
         self.normalization, self.starts = normalization, starts
+        self.steps_per_batch = steps_per_batch
         self.readout = readout
         self.metric_top_k = metric_top_k
         self.rows_wanted = rows
@@ -162,6 +176,7 @@ class SparseEigendecomposition(LightningModule):
         self.target.load(self.run_folder)
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
+            self._check_parts(data.batch_size)
             for samples in (data.train_set, *data.evaluation_sets.values()):
                 check_samples(self.target, samples)
         size = self.target.space.size
@@ -172,6 +187,14 @@ class SparseEigendecomposition(LightningModule):
         self.scaled = ScaledCurvature(
             self.curvature, self.normalization, self.rows_wanted, self.memory_budget, seed, self.U
         )
+
+    def _check_parts(self, batch_size: int) -> None:
+        parts = self.steps_per_batch * self.trainer.world_size
+        if batch_size % parts:
+            raise UserError(
+                f"expected a data.batch_size that {self.trainer.world_size} device(s) and model.steps_per_batch of "
+                f"{self.steps_per_batch} cut in equal parts, got {batch_size}; use {-(-batch_size // parts) * parts}"
+            )
 
     def _initial(self, size: int, seed: int) -> Float[Tensor, "K P"]:
         if self.starts is not None:
@@ -293,24 +316,59 @@ class SparseEigendecomposition(LightningModule):
 
     # ------------------------------------------------------------------------------------------------- training
 
+    @torch.no_grad()
     @in_float32
     def training_step(self, batch: Any, batch_idx: int) -> None:
         optimizers = self._optimizers()
+        logs = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        steepness = None
+        if self._ascends_alone(optimizers[0].optimizer):
+            steepness = steepness_of_parts(self.scaled, batch, self.steps_per_batch, self.n_directions)
+        if steepness is not None:
+            values = self._ascend(optimizers[0], steepness, batch, logs)
+        else:
+            parts = split(batch, self.steps_per_batch)
+            # Lightning counts each step of its own wrapper in global_step: only the last of a batch goes through it.
+            values = [self._two_stages(optimizers, part, last=part is parts[-1]) for part in parts]
+        if logs:
+            mean = {name: torch.stack([each[name] for each in values]).mean() for name in values[-1]}
+            self.log_dict({f"train/{name}": value for name, value in mean.items()}, sync_dist=True)
+
+    def _ascends_alone(self, stage1: Optimizer) -> bool:
+        """Whether stage 1 is all there is, now and later."""
+        return self._excludes_interference(stage1) and stage1.param_groups[0]["release_after"] is None
+
+    def _ascend(self, optimizer: Any, steepness: PartwiseSteepness, batch: Any, logs: bool) -> list[dict[str, Tensor]]:
+        """All steps on a batch of polar ascent without interference, with what is logged of each."""
+        U, stage1, values = self.U, optimizer.optimizer, []
+        directions, group = U.detach(), stage1.param_groups[0]
+        for part in range(len(steepness)):
+            if logs:
+                values.append({"steepness": steepness.value(part, directions)})
+            ascent = self._mean(steepness.gradient(part, directions))
+            if not math.isfinite(ascent.sum().item()):
+                given = split(batch, len(steepness))[part]
+                check_finite(self, 1, ascent, self.scaled.values(directions, given), given)
+            if part < len(steepness) - 1:
+                stage1.ascend(U, group, ascent)
+        U.grad = -ascent
+        self._step(optimizer, counted=True)
+        return values
+
+    def _two_stages(self, optimizers: Sequence[Any], batch: Any, last: bool) -> dict[str, Tensor]:
         curvature, gradient = self.scaled.value_and_gradient(
             self.U.detach(), batch, lambda each, _: -losses.steepness(each)
         )
         self.U.grad = self._mean(gradient)
         check_finite(self, 1, self.U.grad, curvature, batch)
         has_stage2 = not self._excludes_interference(optimizers[0].optimizer)
-        # Lightning counts each step of its own wrapper in global_step: only the last of a batch goes through it.
-        self._step(optimizers[0], counted=not has_stage2)
+        self._step(optimizers[0], counted=last and not has_stage2)
         values = {"steepness": losses.steepness(curvature)}
         if has_stage2:
             values["interference"], self.U.grad = self._interference_gradient(curvature, batch)
             check_finite(self, 2, self.U.grad, curvature, batch)
-            self._step(optimizers[-1], counted=True)
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self.log_dict({f"train/{name}": value for name, value in values.items()}, sync_dist=True)
+            self._step(optimizers[-1], counted=last)
+        return values
 
     def _optimizers(self) -> Sequence[Any]:
         optimizers = self.optimizers()
@@ -318,7 +376,8 @@ class SparseEigendecomposition(LightningModule):
 
     def _step(self, optimizer: Any, counted: bool) -> None:
         (optimizer if counted else optimizer.optimizer).step()
-        with torch.no_grad():
+        # Rows of polar factors have unit norm.
+        if not isinstance(optimizer.optimizer, PolarAscent):
             self.U.copy_(nn.functional.normalize(self.U, dim=-1))
 
     def _mean(self, tensor: Tensor) -> Tensor:
