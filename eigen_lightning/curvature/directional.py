@@ -1,8 +1,8 @@
 """The second derivative d2D of a divergence along directions in parameter space, sample by sample."""
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Literal, Protocol
 
 import torch
@@ -12,33 +12,15 @@ from torch.func import jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from eigen_lightning.curvature.divergence import Divergence
-from eigen_lightning.curvature.linearization import Linearizer
+from eigen_lightning.curvature.factor import EXPLICIT_UP_TO, Factor
+from eigen_lightning.curvature.linearization import Linearization, Linearizer, push_forward
 from eigen_lightning.curvature.metric_cache import MetricCache
+from eigen_lightning.curvature.on_batch import CurvatureOnBatch
 from eigen_lightning.curvature.readout import DroppedMass, Readout, pulled_back_metric
 from eigen_lightning.errors import UserError
 from eigen_lightning.parameters import ParameterSpace
 
-
-@dataclass(frozen=True)
-class CurvatureOnBatch:
-    """d2D of directions on one batch: ``[K, P] -> [K, batch, *positions]``; differentiable in the directions.
-
-    Attributes:
-        evaluate: for at most ``rows`` directions.
-        rows: how many directions are evaluated at a time.
-    """
-
-    evaluate: Callable[[Tensor], Tensor]
-    rows: int
-
-    def __call__(self, directions: Float[Tensor, "K P"]) -> Float[Tensor, "K batch *positions"]:
-        if len(directions) <= self.rows:
-            return self.evaluate(directions)
-        return torch.cat([self.evaluate(part) for part in directions.split(self.rows)])
-
-    def divided_by(self, divisor: Tensor | float) -> "CurvatureOnBatch":
-        """The same, each sample's curvature divided by a number of its own."""
-        return CurvatureOnBatch(lambda directions: self.evaluate(directions) / divisor, self.rows)
+log = logging.getLogger(__name__)
 
 
 class Network(Protocol):
@@ -56,6 +38,8 @@ class Network(Protocol):
     def outputs(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor: ...
 
     def hidden(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor: ...
+
+    def jacobian(self, inputs: Tensor) -> Tensor | None: ...
 
 
 class Curvature(ABC):
@@ -115,16 +99,6 @@ class Nested(Curvature):
         return CurvatureOnBatch(evaluate, rows)
 
 
-EXPLICIT_UP_TO = 64
-"""P up to which the Jacobian of a batch is written out: one small product then replaces a pass through the network."""
-
-
-def explicit(columns: Float[Tensor, "P batch *positions n"]) -> Callable[[Tensor], Tensor]:
-    """The linear map that takes the basis to these tangents, as one matrix product."""
-    jacobian, shape = columns.flatten(1), columns.shape[1:]
-    return lambda directions: (directions @ jacobian).view(len(directions), *shape)
-
-
 class GaussNewton(Curvature):
     """One forward-mode product: as D's gradient by the outputs vanishes at W0, H is exactly J^T H_out J.
 
@@ -160,6 +134,7 @@ class GaussNewton(Curvature):
         function = network.outputs if self.readout is None else network.hidden
         self.linearizer = Linearizer(lambda w, x: function(network.space.unflatten(w), x), staged)
         self._checked = False
+        self._believed: bool | None = None
 
     def at(self, inputs: Tensor, rows: int, sample_id: Tensor | None = None, keep: bool = False) -> CurvatureOnBatch:
         """As :meth:`Curvature.at`.
@@ -167,27 +142,75 @@ class GaussNewton(Curvature):
         Raises:
             UserError: where the divergence's gradient at W0 does not vanish.
         """
-        origin = self.origin
-        written_out = len(origin) <= EXPLICIT_UP_TO
-        linearization = self.linearizer.at(origin, inputs, len(origin) if written_out else rows)
+        if self.factorizes:
+            factor = self.factor(inputs)
+            return CurvatureOnBatch(factor.curvature, rows)
+        linearization = self._linearized(inputs, rows)
+        push, outputs = linearization.push, linearization.outputs
+        if self.readout is None:
+            return CurvatureOnBatch(lambda u: self.divergence.quadratic_form(push(u), outputs), rows)
         with torch.no_grad():
-            if not self._checked:
-                outputs = linearization.outputs
-                self._check_gradient(outputs if self.readout is None else self.readout(outputs))
-                self._checked = True
-            push = linearization.push
-            if written_out:
-                push = explicit(push(torch.eye(len(origin), dtype=origin.dtype, device=origin.device)))
-            if self.readout is None:
-                reference = linearization.outputs
-                return CurvatureOnBatch(lambda u: self.divergence.quadratic_form(push(u), reference), rows)
-            metric = self._metric(linearization.outputs, sample_id, keep)
+            metric = self._metric(outputs, sample_id, keep)
 
         def evaluate(directions: Tensor) -> Tensor:
             tangents = push(directions)
             return (torch.einsum("k...i,...ij->k...j", tangents, metric) * tangents).sum(-1)
 
         return CurvatureOnBatch(evaluate, rows)
+
+    @property
+    def factorizes(self) -> bool:
+        """Whether there are so few parameters that every sample's Hessian is written out; see :meth:`factor`."""
+        square_root = type(self.divergence).square_root is not Divergence.square_root
+        return self.readout is None and square_root and self.network.space.size <= EXPLICIT_UP_TO
+
+    @torch.no_grad()
+    def factor(self, inputs: Tensor) -> Factor:
+        """The Hessians of a batch, written out.
+
+        Args:
+            inputs: a batch.
+
+        Raises:
+            UserError: as :meth:`at`.
+        """
+        jacobian = self._closed_form(inputs)
+        if jacobian is None:
+            origin = self.origin
+            linearization = self._linearized(inputs, len(origin))
+            basis = torch.eye(len(origin), dtype=origin.dtype, device=origin.device)
+            jacobian, outputs = linearization.push(basis).movedim(-1, 1), linearization.outputs
+        else:
+            outputs = self.network.outputs(self.network.weights, inputs)
+            self._check(outputs)
+        return Factor(self.divergence.square_root(jacobian, outputs).contiguous())
+
+    def _closed_form(self, inputs: Tensor) -> Float[Tensor, "P n_out batch"] | None:
+        """The network's own Jacobian, believed once it has agreed with a pass through the outputs."""
+        jacobian = self.network.jacobian(inputs) if self._believed is not False else None
+        if jacobian is None or self._believed:
+            return jacobian
+        weights = self.origin
+        direction = torch.ones_like(weights) / len(weights) ** 0.5
+        found = torch.einsum("p,pns->sn", direction, jacobian)
+        expected = push_forward(self.linearizer.function, weights, inputs, direction[None])[1][0]
+        self._believed = torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+        if not self._believed:
+            log.warning(
+                "%s.jacobian is not the derivative of its outputs, and is not used", type(self.network).__name__
+            )
+        return jacobian if self._believed else None
+
+    def _linearized(self, inputs: Tensor, rows: int) -> Linearization:
+        linearization = self.linearizer.at(self.origin, inputs, rows)
+        self._check(linearization.outputs)
+        return linearization
+
+    @torch.no_grad()
+    def _check(self, outputs: Tensor) -> None:
+        if not self._checked:
+            self._check_gradient(outputs if self.readout is None else self.readout(outputs))
+            self._checked = True
 
     def primal(self, inputs: Tensor) -> Tensor:
         return self.linearizer.function(self.origin, inputs)

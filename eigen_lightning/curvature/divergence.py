@@ -36,6 +36,16 @@ class Divergence(ABC):
 
         return vmap(second)(tangents)
 
+    def square_root(
+        self, tangents: Float[Tensor, "K n_out *samples"], reference: Float[Tensor, "*samples n_out"]
+    ) -> Float[Tensor, "K n_out *samples"]:
+        """``R t`` with ``R^T R = H_out``, the outputs' axis second: its squared norm is :meth:`quadratic_form`.
+
+        Raises:
+            NotImplementedError: where the divergence has none written down.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no square root of its Hessian written down")
+
     def pull_back(
         self, logits: Float[Tensor, "*samples n_out"], weight: Float[Tensor, "n_out d"]
     ) -> Float[Tensor, "*samples d d"] | None:
@@ -69,6 +79,9 @@ class MSE(Divergence):
     def quadratic_form(self, tangents: Tensor, reference: Tensor) -> Tensor:
         return tangents.square().sum(-1) * (2 / reference.shape[-1])
 
+    def square_root(self, tangents: Tensor, reference: Tensor) -> Tensor:
+        return tangents * (2 / reference.shape[-1]) ** 0.5
+
     def pull_back(self, logits: Tensor, weight: Tensor) -> Tensor:
         metric = weight.T @ weight * (2 / logits.shape[-1])
         return metric.expand(*logits.shape[:-1], *metric.shape)
@@ -81,6 +94,10 @@ class _Categorical(Divergence):
         probability = reference.softmax(-1, dtype=torch.float64).to(reference)
         mean = torch.einsum("...v,k...v->k...", probability, tangents)
         return torch.einsum("...v,k...v->k...", probability, (tangents - mean.unsqueeze(-1)).square())
+
+    def square_root(self, tangents: Tensor, reference: Tensor) -> Tensor:
+        probability = reference.softmax(-1, dtype=torch.float64).to(reference).movedim(-1, 0)
+        return probability.sqrt() * (tangents - (probability * tangents).sum(1, keepdim=True))
 
     def pull_back(self, logits: Tensor, weight: Tensor) -> Tensor:
         return categorical_metric(logits, weight)

@@ -1,6 +1,7 @@
 """The LightningModule that learns the directions, in two stages a batch."""
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import wraps
@@ -19,6 +20,7 @@ from eigen_lightning.curvature import (
     GaussNewton,
     MetricCache,
     Nested,
+    PartwiseSteepness,
     divergence_named,
     losses,
 )
@@ -26,6 +28,7 @@ from eigen_lightning.curvature.readout import metric_pays
 from eigen_lightning.decomposition.finite import check_finite
 from eigen_lightning.decomposition.layout import layout_of
 from eigen_lightning.decomposition.normalization import Scale, TraceNormalization
+from eigen_lightning.decomposition.parts import split, steepness_of_parts
 from eigen_lightning.decomposition.polar import PolarAscent
 from eigen_lightning.decomposition.scaled_curvature import ScaledCurvature
 from eigen_lightning.decomposition.starts import Starts, climb, random_rows
@@ -82,6 +85,9 @@ class SparseEigendecomposition(LightningModule):
             stage 1's as a constant, as published.
         normalization: how curvatures are scaled; null leaves them as they are, as published.
         starts: how U starts; null takes one random start of independent rows, as published.
+        steps_per_batch: equal parts of a batch that are learned from one after another, each by a step of its own. What
+            Lightning does once a batch (progress, logging, checkpoints) and what can be computed for many samples at
+            once is then paid once for all of them: on a toy network that is most of a step.
         readout: ``on`` pulls the output metric back through a linear readout where there is one, ``off`` goes through
             the outputs, ``auto`` takes what is less work for this K and number of epochs.
         metric_top_k: form that metric from this many of the likeliest outputs, and report in the manifest how much
@@ -109,6 +115,7 @@ class SparseEigendecomposition(LightningModule):
         stage2_curvature: Literal["fresh", "stale"] = "fresh",
         normalization: TraceNormalization | None = TraceNormalization(),  # noqa: B008 - frozen
         starts: Starts | None = Starts(),  # noqa: B008 - frozen
+        steps_per_batch: int = 1,
         readout: Literal["auto", "on", "off"] = "auto",
         metric_top_k: int | None = None,
         rows: int | None = None,
@@ -116,7 +123,13 @@ class SparseEigendecomposition(LightningModule):
         cache_gib: float = 1.0,
     ) -> None:
         super().__init__()
-        for name, count in (("n_directions", n_directions), ("rows", rows), ("metric_top_k", metric_top_k)):
+        counts = {
+            "n_directions": n_directions,
+            "steps_per_batch": steps_per_batch,
+            "rows": rows,
+            "metric_top_k": metric_top_k,
+        }
+        for name, count in counts.items():
             if count is not None and count < 1:
                 raise UserError(f"expected model.{name} of at least 1, got {count}")
         amounts = {"interference_weight": interference_weight, "memory_budget": memory_budget, "cache_gib": cache_gib}
@@ -139,6 +152,7 @@ class SparseEigendecomposition(LightningModule):
         self.interference_form = interference_form
         self.stage2_curvature = stage2_curvature
         self.normalization, self.starts = normalization, starts
+        self.steps_per_batch = steps_per_batch
         self.readout = readout
         self.metric_top_k = metric_top_k
         self.rows_wanted = rows
@@ -167,10 +181,20 @@ class SparseEigendecomposition(LightningModule):
         seed = run_seed()
         like = next(iter(self.target.weights.values()))
         self.layout = layout_of(self.trainer, self.n_directions, self.target.space.size)
+        if data is not None:
+            self._check_parts(data.batch_size)
         self.curvature = self._make_curvature()
         self.scaled = ScaledCurvature(
             self.curvature, self.normalization, self.rows_wanted, self.memory_budget, seed, like
         )
+
+    def _check_parts(self, batch_size: int) -> None:
+        parts = self.steps_per_batch * self.layout.replicas
+        if batch_size % parts:
+            raise UserError(
+                f"expected a data.batch_size that {self.layout.replicas} device(s) and model.steps_per_batch of "
+                f"{self.steps_per_batch} cut in equal parts, got {batch_size}; use {-(-batch_size // parts) * parts}"
+            )
 
     def configure_model(self) -> None:
         if not hasattr(self, "U"):
@@ -307,9 +331,48 @@ class SparseEigendecomposition(LightningModule):
 
     # ------------------------------------------------------------------------------------------------- training
 
+    @torch.no_grad()
     @in_float32
     def training_step(self, batch: Any, batch_idx: int) -> None:
         optimizers = self._optimizers()
+        logs = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        steepness = None
+        if self._ascends_alone(optimizers[0].optimizer):
+            steepness = steepness_of_parts(self.scaled, batch, self.steps_per_batch, len(self._own_rows))
+        if steepness is not None:
+            values = self._ascend(optimizers[0], steepness, batch, logs)
+        else:
+            parts = split(batch, self.steps_per_batch)
+            # Lightning counts each step of its own wrapper in global_step: only the last of a batch goes through it.
+            values = [self._two_stages(optimizers, part, last=part is parts[-1]) for part in parts]
+        if logs:
+            for each in values:
+                each["steepness"] = self.layout.sum_over_rows(each["steepness"])
+            mean = {name: torch.stack([each[name] for each in values]).mean() for name in values[-1]}
+            self.log_dict({f"train/{name}": value for name, value in mean.items()}, sync_dist=True)
+
+    def _ascends_alone(self, stage1: Optimizer) -> bool:
+        """Whether stage 1 is all there is, now and later."""
+        return self._excludes_interference(stage1) and stage1.param_groups[0]["release_after"] is None
+
+    def _ascend(self, optimizer: Any, steepness: PartwiseSteepness, batch: Any, logs: bool) -> list[dict[str, Tensor]]:
+        """All steps on a batch of polar ascent without interference, with what is logged of each."""
+        stage1, values = optimizer.optimizer, []
+        directions, group = self._own_rows, stage1.param_groups[0]
+        for part in range(len(steepness)):
+            if logs:
+                values.append({"steepness": steepness.value(part, directions)})
+            ascent = self.layout.mean(steepness.gradient(part, directions))
+            if not self.layout.all_agree(math.isfinite(ascent.sum().item())):
+                given = split(batch, len(steepness))[part]
+                check_finite(self, 1, ascent, self.scaled.values(directions, given), given)
+            if part < len(steepness) - 1:
+                stage1.ascend(self.U, group, self.layout.like(self.U, ascent))
+        self.U.grad = self.layout.like(self.U, -ascent)
+        self._step(optimizer, counted=True)
+        return values
+
+    def _two_stages(self, optimizers: Sequence[Any], batch: Any, last: bool) -> dict[str, Tensor]:
         curvature, gradient = self.scaled.value_and_gradient(
             self._own_rows, batch, lambda each, _: -losses.steepness(each)
         )
@@ -317,17 +380,14 @@ class SparseEigendecomposition(LightningModule):
         check_finite(self, 1, gradient, curvature, batch)
         self.U.grad = self.layout.like(self.U, gradient)
         has_stage2 = not self._excludes_interference(optimizers[0].optimizer)
-        # Lightning counts each step of its own wrapper in global_step: only the last of a batch goes through it.
-        self._step(optimizers[0], counted=not has_stage2)
-        values = {}
+        self._step(optimizers[0], counted=last and not has_stage2)
+        values = {"steepness": losses.steepness(curvature)}
         if has_stage2:
             values["interference"], gradient = self._interference_gradient(curvature, batch)
             check_finite(self, 2, gradient, curvature, batch)
             self.U.grad = self.layout.like(self.U, gradient)
-            self._step(optimizers[-1], counted=True)
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            values = {"steepness": self.layout.sum_over_rows(losses.steepness(curvature)), **values}
-            self.log_dict({f"train/{name}": value for name, value in values.items()}, sync_dist=True)
+            self._step(optimizers[-1], counted=last)
+        return values
 
     def _optimizers(self) -> Sequence[Any]:
         optimizers = self.optimizers()
@@ -335,7 +395,9 @@ class SparseEigendecomposition(LightningModule):
 
     def _step(self, optimizer: Any, counted: bool) -> None:
         (optimizer if counted else optimizer.optimizer).step()
-        self._own_rows.copy_(nn.functional.normalize(self._own_rows, dim=-1))
+        # Rows of polar factors have unit norm.
+        if not isinstance(optimizer.optimizer, PolarAscent):
+            self._own_rows.copy_(nn.functional.normalize(self._own_rows, dim=-1))
 
     def _interference_gradient(self, curvature: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
         """The interference over all ranks' samples and its gradient times lambda, of the directions evaluated here."""

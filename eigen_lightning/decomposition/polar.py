@@ -32,6 +32,8 @@ def polar_rows(matrix: Float[Tensor, "*batch K P"]) -> Float[Tensor, "*batch K P
     # Decompositions run one after another on accelerators; products do not.
     on_cpu: Callable[[Tensor], Tensor] = by_svd if width <= SMALL else by_gram
     polar = on_cpu if matrix.device.type == "cpu" else by_newton_schulz
+    if groups == 1:
+        return polar(matrix)
     return torch.cat([polar(part) for part in matrix.chunk(groups, dim=-2)], dim=-2)
 
 
@@ -45,7 +47,7 @@ def by_gram(matrix: Float[Tensor, "*batch k P"]) -> Float[Tensor, "*batch k P"]:
 
 def by_svd(matrix: Float[Tensor, "*batch k P"]) -> Float[Tensor, "*batch k P"]:
     """The polar factor of k <= P rows, exact; a zero row becomes any unit row orthogonal to the others."""
-    left, _, right = torch.linalg.svd(_scaled(matrix.double()), full_matrices=False)
+    left, _, right = torch.linalg.svd(matrix.double(), full_matrices=False)
     return (left @ right).to(matrix)
 
 
@@ -112,28 +114,41 @@ class PolarAscent(Optimizer):
             for param in group["params"]:
                 if param.grad is None:
                     continue
-                state = self.state[param]
-                ascent = -param.grad
-                if not self.excludes_interference(param):
-                    # The shift keeps the step an ascent where interference makes the objective concave.
-                    ascent = ascent + ascent.norm(dim=-1, keepdim=True) * param
-                if not state:
-                    state.update(step=0, average=ascent)
-                else:
-                    state["average"].lerp_(ascent, 1 - group["momentum"])
-                average = state["average"]
-                if self.released(param):
-                    param.copy_(torch.nn.functional.normalize(average, dim=-1))
-                else:
-                    param.copy_(polar_rows(average))
-                state["step"] += 1
+                self.ascend(param, group, -param.grad)
         return loss
+
+    def ascend(self, param: Float[Tensor, "K P"], group: dict[str, Any], ascent: Float[Tensor, "K P"]) -> None:
+        """One step of one matrix, without the hooks that torch puts around :meth:`step`: half of its time on a toy.
+
+        To be called under ``torch.no_grad()``.
+
+        Args:
+            param: the matrix.
+            group: the parameter group it is in.
+            ascent: the gradient of what is to be maximized.
+        """
+        state = self.state[param]
+        released = self._past(group, state)
+        if released or len(param) > param.shape[1]:
+            # The shift keeps the step an ascent where interference makes the objective concave.
+            ascent = ascent + ascent.norm(dim=-1, keepdim=True) * param
+        if not state:
+            state.update(step=0, average=ascent.clone())
+        else:
+            state["average"].lerp_(ascent, 1 - group["momentum"])
+        average = state["average"]
+        param.copy_(torch.nn.functional.normalize(average, dim=-1) if released else polar_rows(average))
+        state["step"] += 1
 
     def released(self, param: Tensor) -> bool:
         """Whether the rows of a matrix are no longer held orthonormal."""
         group = next(group for group in self.param_groups if any(param is each for each in group["params"]))
+        return self._past(group, self.state.get(param, {}))
+
+    @staticmethod
+    def _past(group: dict[str, Any], state: dict[str, Any]) -> bool:
         after = group["release_after"]
-        return after is not None and self.state.get(param, {}).get("step", 0) >= after
+        return after is not None and state.get("step", 0) >= after
 
     def excludes_interference(self, param: Float[Tensor, "K P"]) -> bool:
         """Whether all rows of a matrix are held orthonormal to each other, so that no two can interfere."""

@@ -84,6 +84,13 @@ class Target(ABC):
         """The tensor before :attr:`readout`; pure like :meth:`outputs`."""
         raise TypeError(f"{type(self).__name__} has no linear readout to take the tensor before")
 
+    def jacobian(self, inputs: Tensor) -> Float[Tensor, "P n_out batch"] | None:
+        """The outputs' derivative by the chosen parameters at W0, where a small network has it in closed form.
+
+        None, as by default, has it found by passes through the network, which give the same and take longer.
+        """
+        return None
+
     def check_inputs(self, inputs: Tensor) -> None:
         """Refuse inputs the network cannot take. Called once a data set, before any work is spent on it.
 

@@ -99,8 +99,10 @@ def test_each_of_two_processes_holds_half(kinds: Kinds) -> None:
     for shared in memory(kinds, nodes, n_directions, 2):
         for name in ("U", "gradient", "average"):
             assert shared[name] == alone[name] / 2
+        saved = sum(alone[name] - shared[name] for name in ("U", "gradient", "average"))
+        # Not only what is kept is less, but also what is there for a moment.
         for phase in ("start", "step"):
-            assert shared[phase] < 0.65 * alone[phase], (alone, shared)
+            assert alone[phase] - shared[phase] > 1.5 * saved, (alone, shared)
 
 
 @pytest.mark.slow

@@ -1,0 +1,69 @@
+"""A batch learned from in several steps, each on an equal part of it."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from eigen_lightning.curvature import GaussNewton, PartwiseSteepness
+from eigen_lightning.decomposition.scaled_curvature import ScaledCurvature
+
+
+def split(batch: Any, parts: int) -> list[Any]:
+    """Equal parts of a batch, in order."""
+    if parts == 1:
+        return [batch]
+    return [type(batch)(*part) for part in zip(*(tensor.chunk(parts) for tensor in batch), strict=True)]
+
+
+def representatives(
+    inputs: Float[Tensor, "batch ..."], parts: int
+) -> tuple[Int[Tensor, "parts kept"], Float[Tensor, "parts kept"]]:
+    """Samples that stand for all: those that are not blank, and one blank one for all the blank ones of a part.
+
+    Where features are sparse most inputs are zero throughout, and equal inputs have equal curvature: three in four of
+    a toy model of superposition with 5 features of 5 %.
+
+    Args:
+        inputs: a batch that is cut in equal parts.
+        parts: how many.
+
+    Returns:
+        Which samples of the batch, as many in each part as the part that needs most, and how many each stands for:
+        none, where a part needs fewer.
+    """
+    blank = ~inputs.flatten(1).any(1).view(parts, -1)
+    first = blank & (blank.cumsum(1, dtype=torch.int32) == 1)
+    kept = ~blank | first
+    place = kept.cumsum(1) - 1
+    row, column = kept.nonzero(as_tuple=True)
+    which = place.new_zeros(parts, int(place[:, -1].amax()) + 1)
+    counts = torch.zeros(which.shape, dtype=inputs.dtype, device=inputs.device)
+    where = (row, place[row, column])
+    which[where] = row * blank.shape[1] + column
+    counts[where] = torch.where(first, blank.sum(1, keepdim=True), 1).to(counts)[row, column]
+    return which, counts
+
+
+def steepness_of_parts(scaled: ScaledCurvature, batch: Any, parts: int, n_directions: int) -> PartwiseSteepness | None:
+    """The mean steepness on each equal part of a batch, all prepared at once.
+
+    Args:
+        scaled: curvature in the losses' scale.
+        batch: inputs and their identities.
+        parts: how many.
+        n_directions: K.
+
+    Returns:
+        None where the parameters are too many to write Hessians out.
+    """
+    curvature = scaled.curvature
+    if not isinstance(curvature, GaussNewton) or not curvature.factorizes:
+        return None
+    which, counts = representatives(batch.inputs, parts)
+    factor = curvature.factor(batch.inputs[which.flatten()]).unflatten(which.shape)
+    weights = counts * (parts / len(batch.inputs))
+    if scaled.scale is not None:
+        weights = weights / torch.as_tensor(scaled.scale.divisor(factor.trace())).square()
+    return PartwiseSteepness(factor, weights, n_directions)
