@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import wraps
+from itertools import islice
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -340,18 +341,21 @@ class SparseEigendecomposition(LightningModule):
 
     def _ascend(self, optimizer: Any, steepness: PartwiseSteepness, batch: Any, logs: bool) -> list[dict[str, Tensor]]:
         """All steps on a batch of polar ascent without interference, with what is logged of each."""
-        U, stage1, values = self.U, optimizer.optimizer, []
-        directions, group = U.detach(), stage1.param_groups[0]
-        for part in range(len(steepness)):
-            if logs:
-                values.append({"steepness": steepness.value(part, directions)})
-            ascent = self._mean(steepness.gradient(part, directions))
-            if not math.isfinite(ascent.sum().item()):
-                given = split(batch, len(steepness))[part]
-                check_finite(self, 1, ascent, self.scaled.values(directions, given), given)
-            if part < len(steepness) - 1:
-                stage1.ascend(U, group, ascent)
-        U.grad = -ascent
+        directions, stage1, values = self.U.detach(), optimizer.optimizer, []
+
+        def ascents() -> Iterator[Tensor]:
+            for part in range(len(steepness)):
+                if logs:
+                    values.append({"steepness": steepness.value(part, directions)})
+                ascent = self._mean(steepness.gradient(part, directions))
+                if not math.isfinite(ascent.sum().item()):
+                    given = split(batch, len(steepness))[part]
+                    check_finite(self, 1, ascent, self.scaled.values(directions, given), given)
+                yield ascent
+
+        steps = ascents()
+        stage1.ascend(self.U, islice(steps, len(steepness) - 1))
+        self.U.grad = -next(steps)
         self._step(optimizer, counted=True)
         return values
 
