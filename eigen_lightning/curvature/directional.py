@@ -39,7 +39,7 @@ class Network(Protocol):
 
     def hidden(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor: ...
 
-    def jacobian(self, inputs: Tensor) -> Tensor | None: ...
+    def jacobian(self, inputs: Tensor) -> tuple[Tensor, Tensor] | None: ...
 
 
 class Curvature(ABC):
@@ -174,32 +174,34 @@ class GaussNewton(Curvature):
         Raises:
             UserError: as :meth:`at`.
         """
-        jacobian = self._closed_form(inputs)
-        if jacobian is None:
+        written_out = self._closed_form(inputs)
+        if written_out is not None:
+            outputs, jacobian = written_out
+            self._check(outputs)
+        else:
             origin = self.origin
             linearization = self._linearized(inputs, len(origin))
             basis = torch.eye(len(origin), dtype=origin.dtype, device=origin.device)
-            jacobian, outputs = linearization.push(basis).movedim(-1, 1), linearization.outputs
-        else:
-            outputs = self.network.outputs(self.network.weights, inputs)
-            self._check(outputs)
+            outputs, jacobian = linearization.outputs, linearization.push(basis).movedim(-1, 1)
         return Factor(self.divergence.square_root(jacobian, outputs).contiguous())
 
-    def _closed_form(self, inputs: Tensor) -> Float[Tensor, "P n_out batch"] | None:
-        """The network's own Jacobian, believed once it has agreed with a pass through the outputs."""
-        jacobian = self.network.jacobian(inputs) if self._believed is not False else None
-        if jacobian is None or self._believed:
-            return jacobian
+    def _closed_form(
+        self, inputs: Tensor
+    ) -> tuple[Float[Tensor, "batch n_out"], Float[Tensor, "P n_out batch"]] | None:
+        """The network's own outputs and Jacobian, believed once the latter has agreed with a pass through the network."""
+        written_out = self.network.jacobian(inputs) if self._believed is not False else None
+        if written_out is None or self._believed:
+            return written_out
         weights = self.origin
         direction = torch.ones_like(weights) / len(weights) ** 0.5
-        found = torch.einsum("p,pns->sn", direction, jacobian)
+        found = torch.einsum("p,pns->sn", direction, written_out[1])
         expected = push_forward(self.linearizer.function, weights, inputs, direction[None])[1][0]
         self._believed = torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
         if not self._believed:
             log.warning(
                 "%s.jacobian is not the derivative of its outputs, and is not used", type(self.network).__name__
             )
-        return jacobian if self._believed else None
+        return written_out if self._believed else None
 
     def _linearized(self, inputs: Tensor, rows: int) -> Linearization:
         linearization = self.linearizer.at(self.origin, inputs, rows)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import wraps
+from itertools import islice
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -357,18 +358,21 @@ class SparseEigendecomposition(LightningModule):
 
     def _ascend(self, optimizer: Any, steepness: PartwiseSteepness, batch: Any, logs: bool) -> list[dict[str, Tensor]]:
         """All steps on a batch of polar ascent without interference, with what is logged of each."""
-        stage1, values = optimizer.optimizer, []
-        directions, group = self._own_rows, stage1.param_groups[0]
-        for part in range(len(steepness)):
-            if logs:
-                values.append({"steepness": steepness.value(part, directions)})
-            ascent = self.layout.mean(steepness.gradient(part, directions))
-            if not self.layout.all_agree(math.isfinite(ascent.sum().item())):
-                given = split(batch, len(steepness))[part]
-                check_finite(self, 1, ascent, self.scaled.values(directions, given), given)
-            if part < len(steepness) - 1:
-                stage1.ascend(self.U, group, self.layout.like(self.U, ascent))
-        self.U.grad = self.layout.like(self.U, -ascent)
+        directions, stage1, values = self._own_rows, optimizer.optimizer, []
+
+        def ascents() -> Iterator[Tensor]:
+            for part in range(len(steepness)):
+                if logs:
+                    values.append({"steepness": steepness.value(part, directions)})
+                ascent = self.layout.mean(steepness.gradient(part, directions))
+                if not self.layout.all_agree(math.isfinite(ascent.sum().item())):
+                    given = split(batch, len(steepness))[part]
+                    check_finite(self, 1, ascent, self.scaled.values(directions, given), given)
+                yield self.layout.like(self.U, ascent)
+
+        steps = ascents()
+        stage1.ascend(self.U, islice(steps, len(steepness) - 1))
+        self.U.grad = -next(steps)
         self._step(optimizer, counted=True)
         return values
 

@@ -34,16 +34,13 @@ def representatives(
         none, where a part needs fewer.
     """
     blank = ~inputs.flatten(1).any(1).view(parts, -1)
-    first = blank & (blank.cumsum(1, dtype=torch.int32) == 1)
-    kept = ~blank | first
-    place = kept.cumsum(1) - 1
-    row, column = kept.nonzero(as_tuple=True)
-    which = place.new_zeros(parts, int(place[:, -1].amax()) + 1)
-    counts = torch.zeros(which.shape, dtype=inputs.dtype, device=inputs.device)
-    where = (row, place[row, column])
-    which[where] = row * blank.shape[1] + column
-    counts[where] = torch.where(first, blank.sum(1, keepdim=True), 1).to(counts)[row, column]
-    return which, counts
+    # Where a part has no blank sample this is its first sample, which is kept anyway.
+    kept = (~blank).scatter_(1, blank.to(torch.uint8).argmax(1, keepdim=True), True)
+    needed = kept.sum(1, keepdim=True)
+    flat, place = kept.flatten().nonzero().squeeze(1), torch.arange(int(needed.amax()), device=inputs.device)
+    which = flat[(needed.cumsum(0) - needed + place).clamp_max_(len(flat) - 1)]
+    counts = torch.where(blank.flatten()[which], blank.sum(1, keepdim=True), 1) * (place < needed)
+    return which, counts.to(inputs.dtype)
 
 
 def steepness_of_parts(scaled: ScaledCurvature, batch: Any, parts: int, n_directions: int) -> PartwiseSteepness | None:

@@ -114,36 +114,37 @@ class PolarAscent(Optimizer):
             for param in group["params"]:
                 if param.grad is None:
                     continue
-                self.ascend(param, group, -param.grad)
+                self.ascend(param, [-param.grad])
         return loss
 
-    def ascend(self, param: Float[Tensor, "K P"], group: dict[str, Any], ascent: Float[Tensor, "K P"]) -> None:
-        """One step of one matrix, without the hooks that torch puts around :meth:`step`: half of its time on a toy.
-
-        To be called under ``torch.no_grad()``.
+    @torch.no_grad()
+    def ascend(self, param: Float[Tensor, "K P"], ascents: Iterable[Float[Tensor, "K P"]]) -> None:
+        """Steps of one matrix, without the hooks that torch puts around :meth:`step`: half of a step's time on a toy.
 
         Args:
             param: the matrix.
-            group: the parameter group it is in.
-            ascent: the gradient of what is to be maximized.
+            ascents: for each step the gradient of what is to be maximized; the next is asked for once a step is done.
         """
-        state = self.state[param]
-        released = self._past(group, state)
-        if released or len(param) > param.shape[1]:
-            # The shift keeps the step an ascent where interference makes the objective concave.
-            ascent = ascent + ascent.norm(dim=-1, keepdim=True) * param
-        if not state:
-            state.update(step=0, average=ascent.clone())
-        else:
-            state["average"].lerp_(ascent, 1 - group["momentum"])
-        average = state["average"]
-        param.copy_(torch.nn.functional.normalize(average, dim=-1) if released else polar_rows(average))
-        state["step"] += 1
+        group, state = self._group(param), self.state[param]
+        for ascent in ascents:
+            released = self._past(group, state)
+            if released or len(param) > param.shape[1]:
+                # The shift keeps the step an ascent where interference makes the objective concave.
+                ascent = ascent + ascent.norm(dim=-1, keepdim=True) * param
+            if not state:
+                state.update(step=0, average=ascent.clone())
+            else:
+                state["average"].lerp_(ascent, 1 - group["momentum"])
+            average = state["average"]
+            param.copy_(torch.nn.functional.normalize(average, dim=-1) if released else polar_rows(average))
+            state["step"] += 1
 
     def released(self, param: Tensor) -> bool:
         """Whether the rows of a matrix are no longer held orthonormal."""
-        group = next(group for group in self.param_groups if any(param is each for each in group["params"]))
-        return self._past(group, self.state.get(param, {}))
+        return self._past(self._group(param), self.state.get(param, {}))
+
+    def _group(self, param: Tensor) -> dict[str, Any]:
+        return next(group for group in self.param_groups if any(param is each for each in group["params"]))
 
     @staticmethod
     def _past(group: dict[str, Any], state: dict[str, Any]) -> bool:

@@ -84,10 +84,10 @@ class Target(ABC):
         """The tensor before :attr:`readout`; pure like :meth:`outputs`."""
         raise TypeError(f"{type(self).__name__} has no linear readout to take the tensor before")
 
-    def jacobian(self, inputs: Tensor) -> Float[Tensor, "P n_out batch"] | None:
-        """The outputs' derivative by the chosen parameters at W0, where a small network has it in closed form.
+    def jacobian(self, inputs: Tensor) -> tuple[Float[Tensor, "batch n_out"], Float[Tensor, "P n_out batch"]] | None:
+        """The outputs and their derivative by the chosen parameters at W0, where a small network has a closed form.
 
-        None, as by default, has it found by passes through the network, which give the same and take longer.
+        None, as by default, has them found by passes through the network, which give the same and take longer.
         """
         return None
 

@@ -187,25 +187,26 @@ class TMSTarget(ToyTarget):
         }
         return trained.weights, facts
 
-    def jacobian(self, inputs: Float[Tensor, "batch features"]) -> Float[Tensor, "P features batch"] | None:
+    def jacobian(
+        self, inputs: Float[Tensor, "batch features"]
+    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, "P features batch"]] | None:
         """``df_o/dW_hi = [f_o > 0] (W_ho x_i + [i = o] (W x)_h)`` and ``df_o/db_i = [f_o > 0] [i = o]``."""
         if type(self.network) is not TMSNetwork:
             return None
-        named = dict(self.network.named_parameters())
-        W, b = named["W"].detach(), named["b"].detach()
+        W, b = self.network.W.detach(), self.network.b.detach()
         rows = inputs.T.contiguous()
         hidden = W @ rows
-        on = (torch.addmm(b[:, None], W.T, hidden) > 0).to(W)
+        outputs = relu(torch.addmm(b[:, None], W.T, hidden))
+        on = outputs.sign()
         written_out = W.new_empty(W.numel() + len(b), len(b), len(inputs))
-        by_W, by_b = written_out[: W.numel()].view(*W.shape, len(b), -1), written_out[W.numel() :]
+        by_W, by_b = written_out[: W.numel()].view(*W.shape, len(b), -1), written_out[W.numel() :].zero_()
         torch.mul(W[:, None, :, None], rows[:, None] * on, out=by_W)
-        by_b.zero_()
         for index in range(len(b)):
             by_W[:, index, index].addcmul_(hidden, on[index])
             by_b[index, index] = on[index]
-        if self.space.names == tuple(named):
-            return written_out
-        return torch.cat([{"W": by_W.flatten(0, 1), "b": by_b}[name] for name in self.space.names])
+        if self.space.names != ("W", "b"):
+            written_out = torch.cat([{"W": by_W.flatten(0, 1), "b": by_b}[name] for name in self.space.names])
+        return outputs.T, written_out
 
     def trained_on(self) -> dict[str, Any]:
         """How often features were present."""
