@@ -45,14 +45,14 @@ class NotANumber(DropsOut):
 
 
 class Spoiling(nn.Module):
-    """Finite everywhere, but its curvature overflows once an input's first feature is large enough."""
+    """Finite everywhere, but its curvature overflows once an input's first feature is large enough, be U all but blind to it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.eye(3, 5))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        scale = torch.where(inputs[:, :1] > 0.97, 1e25, 1.0)
+        scale = torch.where(inputs[:, :1] > 0.97, 1e37, 1.0)
         return inputs @ self.weight.T * scale
 
 
