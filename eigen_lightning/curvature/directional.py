@@ -188,7 +188,7 @@ class GaussNewton(Curvature):
     def _closed_form(
         self, inputs: Tensor
     ) -> tuple[Float[Tensor, "batch n_out"], Float[Tensor, "P n_out batch"]] | None:
-        """The network's own outputs and Jacobian, believed once the latter has agreed with a pass through the network."""
+        """The network's own outputs and Jacobian, believed once the latter has agreed with a pass through it."""
         written_out = self.network.jacobian(inputs) if self._believed is not False else None
         if written_out is None or self._believed:
             return written_out

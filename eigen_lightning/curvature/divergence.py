@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
+from eigen_lightning.curvature.categorical import categorical_metric, truncated_categorical_metric
 from eigen_lightning.errors import UserError, nearest
 
 
@@ -120,76 +121,6 @@ class CrossEntropy(_Categorical):
     def value(self, outputs: Tensor, reference: Tensor) -> Tensor:
         log_p, log_p0 = outputs.log_softmax(-1), reference.log_softmax(-1)
         return (log_p0.exp() * (log_p0 - log_p)).sum(-1)
-
-
-def categorical_metric(
-    logits: Float[Tensor, "*samples vocab"], weight: Float[Tensor, "vocab d"], vocabulary_chunk: int = 4096
-) -> Float[Tensor, "*samples d d"]:
-    """``W^T (diag p - p p^T) W`` for each sample, p the softmax of its logits.
-
-    The naive difference of second moment and outer product of the mean cancels where p is concentrated. With the
-    likeliest token taken as origin, every term is of the order of the remaining mass, and the float32 result keeps
-    its digits. One GEMM against the packed products ``w_i w_j`` (i >= j), in chunks of the vocabulary.
-
-    Args:
-        logits: at the trained weights.
-        weight: the readout's weight W_U, one row a token.
-        vocabulary_chunk: rows of W whose packed products are held at a time.
-    """
-    samples, width = logits.shape[:-1], weight.shape[1]
-    # A float32 softmax over 50,000 tokens costs d2D two digits that the product afterwards does not: measured on
-    # GPT-Neo, 8e-6 against 5e-7.
-    probability = logits.reshape(-1, logits.shape[-1]).softmax(-1, dtype=torch.float64)
-    top = probability.argmax(-1, keepdim=True)
-    tail = probability.scatter(-1, top, 0.0)
-    mass, tail = tail.sum(-1).to(weight), tail.to(weight)
-    origin = weight[top.squeeze(-1)]
-    # Common to all tokens, and harmless for M: it only keeps the products small where there is probability. The plain
-    # mean would not: rows of tokens that never occur can be a hundred times longer than the others.
-    center = probability.mean(0).to(weight) @ weight
-    centered, origin = weight - center, origin - center
-    rows, columns = torch.tril_indices(width, width, device=weight.device)
-    packed = tail.new_zeros(len(tail), len(rows))
-    transposed = centered.T.contiguous()
-    products = transposed.new_empty(len(rows), min(vocabulary_chunk, len(centered)))
-    for start in range(0, len(centered), vocabulary_chunk):
-        part = transposed[:, start : start + vocabulary_chunk]
-        filled = products[:, : part.shape[1]]
-        for i in range(width):
-            torch.mul(part[i], part[: i + 1], out=filled[i * (i + 1) // 2 : (i + 1) * (i + 2) // 2])
-        packed.addmm_(tail[:, start : start + vocabulary_chunk], filled.T)
-    first = tail @ centered
-    moment = packed.new_empty(len(packed), width, width)
-    moment[:, rows, columns] = packed
-    moment[:, columns, rows] = packed
-    cross = torch.einsum("si,sj->sij", first, origin)
-    offset = first - mass[:, None] * origin
-    metric = moment - cross - cross.mT
-    metric += torch.einsum("s,si,sj->sij", mass, origin, origin)
-    metric -= torch.einsum("si,sj->sij", offset, offset)
-    return metric.reshape(*samples, width, width)
-
-
-def truncated_categorical_metric(
-    logits: Float[Tensor, "*samples vocab"], weight: Float[Tensor, "vocab d"], top_k: int
-) -> tuple[Float[Tensor, "*samples d d"], Float[Tensor, "*samples"]]:
-    """The metric of the k likeliest tokens, renormalized, and the mass delta of the tokens left out.
-
-    With R the range of the tangents' logits over the vocabulary, d2D is off by at most ``5/4 delta R^2``: the variance
-    of a mixture is that of its parts plus that of their means.
-
-    Args:
-        logits: at the trained weights.
-        weight: the readout's weight W_U, one row a token.
-        top_k: how many tokens are kept.
-    """
-    log_mass = logits.logsumexp(-1)
-    kept, tokens = logits.topk(min(top_k, logits.shape[-1]), dim=-1)
-    rows = weight[tokens]
-    probability = kept.softmax(-1).unsqueeze(-1)
-    centered = rows - (probability * rows).sum(-2, keepdim=True)
-    metric = (probability * centered).mT @ centered
-    return metric, -torch.expm1(kept.logsumexp(-1) - log_mass)
 
 
 NAMED: dict[str, type[Divergence]] = {"mse": MSE, "kl": KL, "cross_entropy": CrossEntropy}

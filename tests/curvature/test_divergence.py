@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from eigen_lightning.curvature import KL, MSE, CrossEntropy, Divergence, divergence_named
-from eigen_lightning.curvature.divergence import categorical_metric
+from eigen_lightning.curvature.categorical import categorical_metric
 from eigen_lightning.errors import UserError
 
 ALL = [MSE(), KL(), CrossEntropy()]
