@@ -45,7 +45,10 @@ class NotANumber(DropsOut):
 
 
 class Spoiling(nn.Module):
-    """Finite everywhere, but its curvature overflows once an input's first feature is large enough, be U all but blind to it."""
+    """Finite everywhere, but its curvature overflows once an input's first feature is large enough.
+
+    Even where U is all but blind to that feature.
+    """
 
     def __init__(self) -> None:
         super().__init__()
