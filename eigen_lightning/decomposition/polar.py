@@ -27,9 +27,12 @@ def polar_rows(matrix: Float[Tensor, "*batch K P"]) -> Float[Tensor, "*batch K P
 
 
 def by_svd(matrix: Float[Tensor, "*batch k P"]) -> Float[Tensor, "*batch k P"]:
-    """The polar factor of k <= P rows, exact; a zero row becomes any unit row orthogonal to the others."""
-    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-    return left @ right
+    """The polar factor of k <= P rows, exact; a zero row becomes any unit row orthogonal to the others.
+
+    In float64: in float32 the last bit of the matrix, which depends on the number of processes, comes back as several.
+    """
+    left, _, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+    return (left @ right).to(matrix)
 
 
 def by_newton_schulz(matrix: Float[Tensor, "*batch k P"], max_steps: int = 60) -> Float[Tensor, "*batch k P"]:
