@@ -161,7 +161,7 @@ def test_xor_finds_one_direction_for_each_non_zero_input(tmp_path: Path) -> None
 
 SHORTENED = {
     "xor": ["--data.samples_per_epoch=256", "--trainer.max_epochs=1"],
-    "tms": ["--data.samples_per_epoch=2048", "--trainer.max_epochs=1"],
+    "tms": ["--data.samples_per_epoch=8192", "--trainer.max_epochs=1"],
     "tms_20_6": ["--data.samples_per_epoch=2048", "--trainer.max_epochs=1", "--model.starts.steps=1"],
     "tms_40_10": ["--data.samples_per_epoch=2048", "--trainer.max_epochs=1", "--model.starts.steps=1"],
     "tinystories": [

@@ -46,7 +46,10 @@ def by_gram(matrix: Float[Tensor, "*batch k P"]) -> Float[Tensor, "*batch k P"]:
 
 
 def by_svd(matrix: Float[Tensor, "*batch k P"]) -> Float[Tensor, "*batch k P"]:
-    """The polar factor of k <= P rows, exact; a zero row becomes any unit row orthogonal to the others."""
+    """The polar factor of k <= P rows, exact; a zero row becomes any unit row orthogonal to the others.
+
+    In float64: in float32 the last bit of the matrix, which depends on the number of processes, comes back as several.
+    """
     left, _, right = torch.linalg.svd(matrix.double(), full_matrices=False)
     return (left @ right).to(matrix)
 

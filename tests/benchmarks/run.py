@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import toy_run, transformer_step
+from tests.benchmarks import startup, toy_run, transformer_step
 
 
 def main() -> None:
@@ -34,7 +34,13 @@ def main() -> None:
     torch.set_num_threads(1)
     console = Console(width=100)
     console.print("CPU seconds of one thread; medians of interleaved repeats.")
-    results: dict[str, Any] = {"tms": toy_run.whole_run(100 if arguments.quick else 300)}
+    before = startup.startup(ROOT, 3 if arguments.quick else 7)
+    console.print(
+        "CPU seconds before a toy's first step, target trained and start chosen, over those of `import lightning` "
+        f"({before['import lightning']:.1f}): "
+        + ", ".join(f"{name} {before[name] / before['import lightning']:.2f}" for name in ("xor", "tms"))
+    )
+    results: dict[str, Any] = {"startup": before, "tms": toy_run.whole_run(100 if arguments.quick else 300)}
     console.print(_tms_table(results["tms"]))
     if Path(arguments.model).is_dir():
         results |= _transformer(arguments.model, arguments.quick, console)
@@ -64,7 +70,7 @@ def _transformer(model: str, quick: bool, console: Console) -> dict[str, Any]:
 def _tms_table(result: dict[str, Any]) -> Table:
     table = Table("TMS 5-2, batch 256", "ms a step", "times faster than nested")
     for name, milliseconds in result["ms a step"].items():
-        table.add_row(name, f"{milliseconds:.2f}", f"{result['times faster than nested'][name]:.1f}")
+        table.add_row(name, f"{milliseconds:.3f}", f"{result['times faster than nested'][name]:.1f}")
     return table
 
 
