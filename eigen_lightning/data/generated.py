@@ -43,13 +43,14 @@ class GeneratedSet(SampleSet):
         return self.length
 
     def batch(self, epoch: int, indices: Int[Tensor, " batch"]) -> Batch:
-        first, last = (int(end) // BLOCK for end in (indices.amin(), indices.amax()))
-        if last - first > len(indices) // BLOCK + 1:
+        first, last = (int(end) for end in (indices.amin(), indices.amax()))
+        block = first // BLOCK
+        if last // BLOCK - block > len(indices) // BLOCK + 1:
             numbers, which = torch.unique(indices // BLOCK, return_inverse=True)
             places = which * BLOCK + indices % BLOCK
         else:
             # A run of samples, whole or every n-th of it: its blocks follow each other.
-            numbers, places = torch.arange(first, last + 1), indices - first * BLOCK
+            numbers, places = torch.arange(block, last // BLOCK + 1), indices - block * BLOCK
         rows = torch.cat([self._block(epoch, number) for number in numbers.tolist()])
         return Batch(rows.index_select(0, places), self.sample_ids(epoch, indices))
 

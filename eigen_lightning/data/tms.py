@@ -16,10 +16,10 @@ def sparse_features(
     rows: int, features: int, probability: float, generator: torch.Generator
 ) -> Float[Tensor, "rows features"]:
     """Features uniform in [0, 1], each present with ``probability`` independently of the others, float32."""
-    chance = torch.rand(rows, features, generator=generator)
-    # Given that it is below the probability, it is uniform there: one draw says whether a feature is present and how
-    # strongly.
-    return torch.where(chance < probability, chance / probability, 0.0)
+    # Given that a chance is below the probability, it is uniform there: one draw says whether a feature is present and
+    # how strongly.
+    strength = torch.rand(rows, features, generator=generator).div_(probability)
+    return strength.masked_fill_(strength >= 1, 0.0)
 
 
 def single_features(features: int, values: int) -> Float[Tensor, "samples features"]:

@@ -16,7 +16,7 @@ from eigen_lightning.targets import TMSTarget
 from tests.benchmarks.timing import once
 
 BATCH = 256
-PARTS = 128
+PARTS = 256
 REPEATS = 5
 
 
@@ -79,7 +79,7 @@ def whole_run(steps: int = 300) -> dict[str, Any]:
         for _ in range(REPEATS):
             for label, (parts, make) in variants.items():
                 # What is cheap is measured on more steps, or the difference would drown.
-                batches = steps if parts == 1 else 8 * steps // parts
+                batches = steps if parts == 1 else 64 * steps // parts
                 short, long = (timed(Path(name), make(), parts, count) for count in (batches // 10 + 1, batches))
                 taken[label].append((long - short) / (parts * (batches - batches // 10 - 1)))
     seconds = {label: statistics.median(each) for label, each in taken.items()}
