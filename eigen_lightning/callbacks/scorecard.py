@@ -197,17 +197,20 @@ class Scorecard(Callback):
         seed = run_seed()
         n_directions, size = like.shape
         principal = min(n_directions, size)
-        start = random_directions(min(size, principal + OVERSAMPLING), size, seed, self.random_draws).to(like)
+        block = max(min(principal, OVERSAMPLING), -(-principal // 3))
+        start = random_directions(block, size, seed, self.random_draws).to(like)
+        # Fewer directions than a batch is prepared for take as long as that many.
+        rows = min(module.rows, block)
 
         def batches() -> Iterator[Any]:
             for batch in self._train(trainer, module):
-                yield module.curvature.at(batch.inputs, module.rows, batch.sample_id)
+                yield module.curvature.at(batch.inputs, rows, batch.sample_id)
 
         controls = {
             f"random {draw}": random_directions(n_directions, size, seed, draw).to(like)
             for draw in range(self.random_draws)
         }
-        controls["pca"] = principal_directions(batches, principal, start, module.rows, module.layout.mean)[0]
+        controls["pca"] = principal_directions(batches, principal, start, rows, module.layout.mean)[0]
         if features is not None:
             controls["oracle"] = oracle_directions(module.curvature, features, like)
         return controls

@@ -12,6 +12,9 @@ from eigen_lightning.waiting import Waiting
 
 OVERSAMPLING = 8
 
+WIDEST = 5
+"""How many times K rows a Krylov space may have."""
+
 
 def random_directions(n_directions: int, size: int, seed: int, draw: int) -> Float[Tensor, "K P"]:
     """Independent random unit directions, float64, reproducible from the seed and the number of the draw."""
@@ -27,42 +30,69 @@ def principal_directions(
     rows: int,
     reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
     tolerance: float = 1e-3,
-    max_sweeps: int = 50,
+    max_sweeps: int = 100,
 ) -> tuple[Float[Tensor, "K P"], Float[Tensor, " K"]]:
-    """Top eigenvectors and eigenvalues of the mean Hessian, by subspace iteration on Hessian-vector products.
+    """Top eigenvectors and eigenvalues of the mean Hessian, by block Lanczos on Hessian-vector products.
 
-    The Hessian itself is never formed: memory is O(m P). Each sweep over the samples ends in a Rayleigh-Ritz step.
+    The Hessian itself is never formed. Each sweep over the samples multiplies one block of m rows by it and ends in a
+    Rayleigh-Ritz step on all blocks so far: a block a third of K wide takes a fifth of the products that subspace
+    iteration would. Memory is O(K P): beyond ``WIDEST`` times K rows the best of them go on alone.
 
     Args:
         batches: called once a sweep; d2D on each batch of samples, all of one size.
-        n_directions: K, at most m.
-        start: m >= K rows to begin with, a few more than K speed convergence up.
+        n_directions: K.
+        start: m rows to begin with.
         rows: how many directions are evaluated at a time.
         reduce: mean over ranks.
-        tolerance: stop when the sum of the K eigenvalues grows by less than this share of itself.
+        tolerance: stop when K more products raise the sum of the K eigenvalues by less than this share of itself.
         max_sweeps: stop then in any case.
 
     Returns:
         Unit eigenvectors, largest eigenvalue first, and the eigenvalues.
 
-    Source: Halko, Martinsson, Tropp, "Finding structure with randomness", SIAM Review 2011, algorithm 4.4.
+    Source: Musco and Musco, "Randomized block Krylov methods for stronger and faster approximate singular value
+    decomposition", NeurIPS 2015, algorithm 2; thick restart as in Wu and Simon, SIAM J. Matrix Anal. Appl. 2000.
     """
-    basis = torch.linalg.qr(start.T)[0].T
-    captured = 0.0
-    vectors, values = basis, basis.new_zeros(len(basis))
+    block = torch.linalg.qr(start.T)[0].T
+    basis, products = block[:0], block[:0]
+    # How far back the sum of eigenvalues is compared: as many sweeps as multiply K rows.
+    back = -(-n_directions // len(block))
+    captured: list[float] = []
     with Waiting("Principal directions for comparison, sweep", max_sweeps) as waiting:
         for sweep in range(max_sweeps):
             waiting.reach(sweep)
-            product = reduce(mean_hessian_product(batches(), basis, rows))
-            small = (basis.double() @ product.double().T + product.double() @ basis.double().T) / 2
-            eigenvalues, rotation = torch.linalg.eigh(small)
-            vectors = rotation.flip(1).T.to(basis) @ basis
-            values = eigenvalues.flip(0).to(basis)
-            previous, captured = captured, float(values[:n_directions].sum())
-            if len(basis) == basis.shape[1] or captured - previous <= tolerance * captured:
+            basis = torch.cat([basis, block])
+            products = torch.cat([products, reduce(mean_hessian_product(batches(), block, rows))])
+            eigenvalues, rotation = torch.linalg.eigh(_symmetric(basis, products))
+            values = eigenvalues.flip(0)[:n_directions].to(basis)
+            captured.append(float(values.sum()))
+            if len(basis) == basis.shape[1]:
                 break
-            basis = torch.linalg.qr(product.T)[0].T
-    return torch.nn.functional.normalize(vectors[:n_directions], dim=-1), values[:n_directions]
+            enough = sweep >= back and len(basis) > n_directions
+            if enough and captured[-1] - captured[-1 - back] <= tolerance * captured[-1]:
+                break
+            block = _new_directions(products[-len(block) :], basis)
+            if len(basis) >= WIDEST * n_directions + len(start):
+                kept = rotation.flip(1)[:, : 2 * n_directions].T.to(basis)
+                basis, products = kept @ basis, kept @ products
+                rotation = torch.eye(len(basis), dtype=rotation.dtype, device=rotation.device).flip(1)
+    vectors = rotation.flip(1).T[:n_directions].to(basis) @ basis
+    return torch.nn.functional.normalize(vectors, dim=-1), values
+
+
+def _symmetric(basis: Float[Tensor, "b P"], products: Float[Tensor, "b P"]) -> Float[Tensor, "b b"]:
+    """``Q H Q^T``, float64."""
+    small = basis.double() @ products.double().T
+    return (small + small.T) / 2
+
+
+def _new_directions(products: Float[Tensor, "m P"], basis: Float[Tensor, "b P"]) -> Float[Tensor, "n P"]:
+    """Orthonormal rows that span what products add to a basis: as many, or as many as there is room for."""
+    fresh = torch.linalg.qr(products.T)[0].T[: basis.shape[1] - len(basis)]
+    # Twice, as the first time leaves the rounding of what it took away.
+    for _ in range(2):
+        fresh = torch.linalg.qr((fresh - fresh @ basis.T @ basis).T)[0].T
+    return fresh
 
 
 def mean_hessian_product(
