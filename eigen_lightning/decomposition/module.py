@@ -1,16 +1,12 @@
 """The LightningModule that learns the directions, in two stages a batch."""
 
 import logging
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
-from functools import wraps
-from itertools import islice
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
@@ -21,18 +17,18 @@ from eigen_lightning.curvature import (
     GaussNewton,
     MetricCache,
     Nested,
-    PartwiseSteepness,
     divergence_named,
     losses,
 )
 from eigen_lightning.curvature.readout import metric_pays
-from eigen_lightning.decomposition.finite import check_finite
+from eigen_lightning.decomposition import checkpoint_state
 from eigen_lightning.decomposition.layout import layout_of
-from eigen_lightning.decomposition.normalization import Scale, TraceNormalization
-from eigen_lightning.decomposition.parts import split, steepness_of_parts
+from eigen_lightning.decomposition.normalization import TraceNormalization
 from eigen_lightning.decomposition.polar import PolarAscent
+from eigen_lightning.decomposition.precision import in_float32
 from eigen_lightning.decomposition.scaled_curvature import ScaledCurvature
 from eigen_lightning.decomposition.starts import Starts, climb, random_rows
+from eigen_lightning.decomposition.two_stages import TwoStageLearning
 from eigen_lightning.errors import UserError
 from eigen_lightning.run_folder import RunFolder
 from eigen_lightning.seeding import run_seed
@@ -47,25 +43,7 @@ def default_stage2(params: Any) -> Optimizer:
     return Adam(params, lr=0.01)
 
 
-Step = TypeVar("Step", bound=Callable[..., Any])
-
-
-def in_float32(step: Step) -> Step:
-    """Leave the Trainer's autocast out of a step.
-
-    Steepness is of fourth order in the tangents and U is orthonormal to float32's precision: bfloat16's 8 bits would
-    leave about 1e-3 of either. What precision saves here, the network's own passes, is chosen by the target's dtype.
-    """
-
-    @wraps(step)
-    def stepped(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(self.device.type, enabled=False):
-            return step(self, *args, **kwargs)
-
-    return stepped  # type: ignore[return-value]
-
-
-class SparseEigendecomposition(LightningModule):
+class SparseEigendecomposition(TwoStageLearning):
     """Learns K unit directions U in a target's parameter space, steep on few samples and without interference.
 
     Each batch has two stages, each an optimizer step followed by renormalizing the rows of U: stage 1 raises the
@@ -100,8 +78,6 @@ class SparseEigendecomposition(LightningModule):
     Raises:
         UserError: naming the value that is out of range.
     """
-
-    U: nn.Parameter
 
     def __init__(
         self,
@@ -258,9 +234,6 @@ class SparseEigendecomposition(LightningModule):
             return [stage1]
         return [stage1, self.make_stage2([self.U])]
 
-    def _excludes_interference(self, stage1: Optimizer) -> bool:
-        return isinstance(stage1, PolarAscent) and stage1.excludes_interference(self.U)
-
     def on_fit_start(self) -> None:
         self._to_device()
 
@@ -318,118 +291,12 @@ class SparseEigendecomposition(LightningModule):
         """d2D of every direction on every sample of a batch, unscaled."""
         return self.layout.gather(self.scaled.values(self._own_rows, batch, scaled=False, keep=True))
 
-    @property
-    def _own_rows(self) -> Float[Tensor, "k P"]:
-        """The directions that this process evaluates: all, or where U is split its share; writing to them is to U."""
-        return self.layout.local(self.U)
-
     def whole_directions(self) -> Float[Tensor, "K P"] | None:
         """U where one process has all of it; called on every process.
 
         Where U is split over devices, it is put together on the CPU of the first that share it; the others get None.
         """
         return self.layout.whole(self.U)
-
-    # ------------------------------------------------------------------------------------------------- training
-
-    @torch.no_grad()
-    @in_float32
-    def training_step(self, batch: Any, batch_idx: int) -> None:
-        optimizers = self._optimizers()
-        logs = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
-        steepness = None
-        if self._ascends_alone(optimizers[0].optimizer):
-            steepness = steepness_of_parts(self.scaled, batch, self.steps_per_batch, len(self._own_rows))
-        if steepness is not None:
-            values = self._ascend(optimizers[0], steepness, batch, logs)
-        else:
-            parts = split(batch, self.steps_per_batch)
-            # Lightning counts each step of its own wrapper in global_step: only the last of a batch goes through it.
-            values = [self._two_stages(optimizers, part, last=part is parts[-1]) for part in parts]
-        if logs:
-            for each in values:
-                each["steepness"] = self.layout.sum_over_rows(each["steepness"])
-            mean = {name: torch.stack([each[name] for each in values]).mean() for name in values[-1]}
-            self.log_dict({f"train/{name}": value for name, value in mean.items()}, sync_dist=True)
-
-    def _ascends_alone(self, stage1: Optimizer) -> bool:
-        """Whether stage 1 is all there is, now and later."""
-        return self._excludes_interference(stage1) and stage1.param_groups[0]["release_after"] is None
-
-    def _ascend(self, optimizer: Any, steepness: PartwiseSteepness, batch: Any, logs: bool) -> list[dict[str, Tensor]]:
-        """All steps on a batch of polar ascent without interference, with what is logged of each."""
-        directions, stage1, values = self._own_rows, optimizer.optimizer, []
-
-        def ascents() -> Iterator[Tensor]:
-            for part in range(len(steepness)):
-                if logs:
-                    values.append({"steepness": steepness.value(part, directions)})
-                ascent = self.layout.mean(steepness.gradient(part, directions))
-                if not self.layout.all_agree(math.isfinite(ascent.sum().item())):
-                    given = split(batch, len(steepness))[part]
-                    check_finite(self, 1, ascent, self.scaled.values(directions, given), given)
-                yield self.layout.like(self.U, ascent)
-
-        steps = ascents()
-        stage1.ascend(self.U, islice(steps, len(steepness) - 1))
-        self.U.grad = -next(steps)
-        self._step(optimizer, counted=True)
-        return values
-
-    def _two_stages(self, optimizers: Sequence[Any], batch: Any, last: bool) -> dict[str, Tensor]:
-        curvature, gradient = self.scaled.value_and_gradient(
-            self._own_rows, batch, lambda each, _: -losses.steepness(each)
-        )
-        gradient = self.layout.mean(gradient)
-        check_finite(self, 1, gradient, curvature, batch)
-        self.U.grad = self.layout.like(self.U, gradient)
-        has_stage2 = not self._excludes_interference(optimizers[0].optimizer)
-        self._step(optimizers[0], counted=last and not has_stage2)
-        values = {"steepness": losses.steepness(curvature)}
-        if has_stage2:
-            values["interference"], gradient = self._interference_gradient(curvature, batch)
-            check_finite(self, 2, gradient, curvature, batch)
-            self.U.grad = self.layout.like(self.U, gradient)
-            self._step(optimizers[-1], counted=last)
-        return values
-
-    def _optimizers(self) -> Sequence[Any]:
-        optimizers = self.optimizers()
-        return optimizers if isinstance(optimizers, list) else [optimizers]
-
-    def _step(self, optimizer: Any, counted: bool) -> None:
-        (optimizer if counted else optimizer.optimizer).step()
-        # Rows of polar factors have unit norm.
-        if not isinstance(optimizer.optimizer, PolarAscent):
-            self._own_rows.copy_(nn.functional.normalize(self._own_rows, dim=-1))
-
-    def _interference_gradient(self, curvature: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
-        """The interference over all ranks' samples and its gradient times lambda, of the directions evaluated here."""
-        fresh, directions, own = self.stage2_curvature == "fresh", self._own_rows, self.layout.own(self.n_directions)
-        if fresh:
-            curvature = self.scaled.values(directions, batch)
-        everyones = self.layout.gather(curvature)
-        replicas = self.layout.replicas
-        # The statistic is summed over ranks before any square root, so that N ranks equal one process exactly.
-        coactivation = self.layout.sum(losses.coactivation(everyones))
-        scope = (self.interference_form, curvature[0].numel() * replicas, batch.inputs.numel() * replicas)
-        length = directions.norm(dim=-1, keepdim=True)
-        unit = directions / length
-        cosine, times_unit = self.layout.cosines(unit)
-        leaf = cosine.requires_grad_()
-        with torch.enable_grad():
-            value = losses.interference(coactivation, leaf, *scope)
-            slope = torch.autograd.grad(value, leaf)[0]
-        gradient = times_unit(slope + slope.T)
-        # Interference is of directions: it does not change along them.
-        gradient = (gradient - (gradient * unit).sum(-1, keepdim=True) * unit) / length
-        if fresh:
-            cotangent = losses.interference_by_curvature(everyones, coactivation, cosine.detach(), *scope, rows=own)
-            _, through = self.scaled.value_and_gradient(
-                directions, batch, lambda each, rows: (each * cotangent[rows]).sum()
-            )
-            gradient = gradient + self.layout.sum(through)
-        return value.detach(), gradient * self.interference_weight
 
     # ----------------------------------------------------------------------------------------------- evaluation
 
@@ -448,38 +315,7 @@ class SparseEigendecomposition(LightningModule):
     # ---------------------------------------------------------------------------------------------- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["decomposition"] = {
-            "target_fingerprint": self.target.fingerprint(),
-            "optimizers": [type(optimizer).__name__ for optimizer in self.trainer.optimizers],
-            "started": self.started,
-            "scale": None if self.scaled.scale is None else asdict(self.scaled.scale),
-            "rows": self.scaled.rows,
-        }
+        checkpoint[checkpoint_state.KEY] = checkpoint_state.saved(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what is not in the state dict.
-
-        Raises:
-            UserError: where the checkpoint is of another target, another number of directions or other optimizers.
-        """
-        kept = checkpoint["decomposition"]
-        if kept["target_fingerprint"] != self.target.fingerprint():
-            raise UserError(
-                f"expected a checkpoint of the target {self.target.fingerprint()[:12]}, got one of "
-                f"{kept['target_fingerprint'][:12]}: give the run folder and configuration it was saved with"
-            )
-        found = len(checkpoint["state_dict"]["U"])
-        if found != self.n_directions:
-            raise UserError(
-                f"expected a checkpoint of model.n_directions of {found} as it was saved, got {self.n_directions}: set "
-                "it back, or start a new run"
-            )
-        optimizers = [type(optimizer).__name__ for optimizer in self.configure_optimizers()]
-        if kept["optimizers"] != optimizers:
-            raise UserError(
-                f"expected the optimizers of the checkpoint, {' and '.join(kept['optimizers'])}, got "
-                f"{' and '.join(optimizers)}: set model.stage1 and model.stage2 back, or start a new run"
-            )
-        self.started = kept["started"]
-        self.scaled.scale = None if kept["scale"] is None else Scale(**kept["scale"])
-        self.scaled.rows = kept["rows"]
+        checkpoint_state.restore(self, checkpoint)
