@@ -188,7 +188,9 @@ def test_curvature_that_is_not_finite_stops_the_run_and_is_named(kinds: Kinds, r
     batches = list((folder / "checkpoints").glob("offending_batch.rank*.safetensors"))
     assert batches, text
     kept = load_file(batches[0])
-    bad = ~kept["curvature"].square().isfinite()
+    # Where curvature is finite its square, the steepness, may not be.
+    bad = ~kept["curvature"].isfinite()
+    bad = bad if bad.any() else ~kept["curvature"].square().isfinite()
     direction, sample = bad.nonzero()[0].tolist()
     rank = int(batches[0].name.split("rank")[1].split(".")[0])
     for words in (f"direction {direction}", f"sample {int(kept['sample_id'][sample])}", f"rank {rank}", "step "):
