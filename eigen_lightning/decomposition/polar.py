@@ -136,9 +136,10 @@ class PolarAscent(Optimizer):
             ascents: for each step the gradient of what is to be maximized; the next is asked for once a step is done.
         """
         group, state = self._group(param), self.state[param]
+        in_groups = len(param) > param.shape[1]
         for ascent in ascents:
             released = self._past(group, state)
-            if released or len(param) > param.shape[1]:
+            if released or in_groups:
                 # The shift keeps the step an ascent where interference makes the objective concave.
                 ascent = ascent + ascent.norm(dim=-1, keepdim=True) * param
             if not state:
