@@ -15,6 +15,7 @@ from eigen_lightning.data.epoch_batches import EpochBatches
 from eigen_lightning.errors import UserError
 from eigen_lightning.metrics import scorecard
 from eigen_lightning.metrics.controls import (
+    DENSE_UP_TO,
     OVERSAMPLING,
     oracle_directions,
     principal_directions,
@@ -197,7 +198,7 @@ class Scorecard(Callback):
         seed = run_seed()
         n_directions, size = like.shape
         principal = min(n_directions, size)
-        block = max(min(principal, OVERSAMPLING), -(-principal // 3))
+        block = size if size <= DENSE_UP_TO else max(min(principal, OVERSAMPLING), -(-principal // 3))
         start = random_directions(block, size, seed, self.random_draws).to(like)
         # Fewer directions than a batch is prepared for take as long as that many.
         rows = min(module.rows, block)

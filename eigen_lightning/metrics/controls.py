@@ -12,6 +12,9 @@ from eigen_lightning.waiting import Waiting
 
 OVERSAMPLING = 8
 
+DENSE_UP_TO = 512
+"""P up to which the control's eigenvectors are exact: all of the Hessian is had in one sweep."""
+
 WIDEST = 5
 """How many times K rows a Krylov space may have."""
 
