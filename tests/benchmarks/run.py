@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import logging
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer sizes and repeats")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    for name in ("lightning.pytorch", "eigen_lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
     console = Console(width=100)
     console.print("CPU seconds of one thread; medians of interleaved repeats.")
     before = startup.startup(ROOT, 3 if arguments.quick else 7)
