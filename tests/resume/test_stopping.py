@@ -21,7 +21,8 @@ from tests.processes import CommandProcess
 from tests.resume import runs
 
 Start = Callable[..., CommandProcess]
-LONG = {"samples_per_epoch": 32 * 100}
+# Seconds, whatever a step takes: a second command must find the first alive.
+LONG = {"samples_per_epoch": 32 * 2000}
 
 
 def started(folder: Path) -> Callable[[], bool]:
