@@ -135,6 +135,7 @@ class GaussNewton(Curvature):
         self.linearizer = Linearizer(lambda w, x: function(network.space.unflatten(w), x), staged)
         self._checked = False
         self._believed: bool | None = None
+        self._few: bool | None = None
 
     def at(self, inputs: Tensor, rows: int, sample_id: Tensor | None = None, keep: bool = False) -> CurvatureOnBatch:
         """As :meth:`Curvature.at`.
@@ -142,7 +143,7 @@ class GaussNewton(Curvature):
         Raises:
             UserError: where the divergence's gradient at W0 does not vanish.
         """
-        if self.factorizes:
+        if self.factorizes(inputs):
             factor = self.factor(inputs)
             return CurvatureOnBatch(factor.curvature, rows)
         linearization = self._linearized(inputs, rows)
@@ -158,11 +159,23 @@ class GaussNewton(Curvature):
 
         return CurvatureOnBatch(evaluate, rows)
 
-    @property
-    def factorizes(self) -> bool:
-        """Whether there are so few parameters that every sample's Hessian is written out; see :meth:`factor`."""
-        square_root = type(self.divergence).square_root is not Divergence.square_root
-        return self.readout is None and square_root and self.network.space.size <= EXPLICIT_UP_TO
+    @torch.no_grad()
+    def factorizes(self, inputs: Tensor) -> bool:
+        """Whether parameters and outputs are so few that every sample's Hessian is written out; see :meth:`factor`.
+
+        A network with positions, or with many outputs, goes by passes: its Jacobian would not fit into memory.
+
+        Args:
+            inputs: a batch; looked at once.
+        """
+        if self._few is None:
+            few = self.readout is None and self.network.space.size <= EXPLICIT_UP_TO
+            if few and type(self.divergence).square_root is not Divergence.square_root:
+                outputs = self.network.outputs(self.network.weights, inputs[:1])
+                self._few = outputs.ndim == 2 and outputs.shape[1] <= EXPLICIT_UP_TO
+            else:
+                self._few = False
+        return self._few
 
     @torch.no_grad()
     def factor(self, inputs: Tensor) -> Factor:

@@ -6,7 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 EXPLICIT_UP_TO = 64
-"""P up to which the Jacobian of a batch is written out: one small product then replaces a pass through the network."""
+"""P, and numbers of outputs, up to which the Jacobian of a batch is written out: one small product then replaces a pass
+through the network."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ class PartwiseSteepness:
         self._curvature = scaled.new_empty(n_directions, 1, samples)
         self._gradient = scaled.new_empty(n_directions, size)
         self._in_numpy: InNumPy | None = None
-        if scaled.device.type == "cpu":
+        # NumPy has no bfloat16.
+        if scaled.device.type == "cpu" and scaled.dtype.itemsize >= 4:
             buffers = (self._tangents, self._by_output, self._squares, self._curvature, self._gradient)
             self._in_numpy = InNumPy(self._matrices, *buffers)
 

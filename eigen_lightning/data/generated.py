@@ -43,16 +43,10 @@ class GeneratedSet(SampleSet):
         return self.length
 
     def batch(self, epoch: int, indices: Int[Tensor, " batch"]) -> Batch:
-        first, last = (int(end) for end in (indices.amin(), indices.amax()))
-        block = first // BLOCK
-        if last // BLOCK - block > len(indices) // BLOCK + 1:
-            numbers, which = torch.unique(indices // BLOCK, return_inverse=True)
-            places = which * BLOCK + indices % BLOCK
-        else:
-            # A run of samples, whole or every n-th of it: its blocks follow each other.
-            numbers, places = torch.arange(block, last // BLOCK + 1), indices - block * BLOCK
+        # Not sorted, as streams are read in order.
+        numbers, which = torch.unique_consecutive(indices // BLOCK, return_inverse=True)
         rows = torch.cat([self._block(epoch, number) for number in numbers.tolist()])
-        return Batch(rows.index_select(0, places), self.sample_ids(epoch, indices))
+        return Batch(rows.index_select(0, which * BLOCK + indices % BLOCK), self.sample_ids(epoch, indices))
 
     def describe(self, sample_id: int, position: int | None = None) -> dict[str, Any]:
         epoch, index = self.locate(sample_id)

@@ -158,7 +158,7 @@ class SparseEigendecomposition(TwoStageLearning):
         seed = run_seed()
         like = next(iter(self.target.weights.values()))
         self.layout = layout_of(self.trainer, self.n_directions, self.target.space.size)
-        if data is not None:
+        if data is not None and stage == "fit":
             self._check_parts(data.batch_size)
         self.curvature = self._make_curvature()
         self.scaled = ScaledCurvature(

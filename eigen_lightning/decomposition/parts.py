@@ -56,7 +56,7 @@ def steepness_of_parts(scaled: ScaledCurvature, batch: Any, parts: int, n_direct
         None where the parameters are too many to write Hessians out.
     """
     curvature = scaled.curvature
-    if not isinstance(curvature, GaussNewton) or not curvature.factorizes:
+    if not isinstance(curvature, GaussNewton) or not curvature.factorizes(batch.inputs):
         return None
     which, counts = representatives(batch.inputs, parts)
     factor = curvature.factor(batch.inputs[which.flatten()]).unflatten(which.shape)

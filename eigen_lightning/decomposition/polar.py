@@ -53,10 +53,9 @@ def by_svd(matrix: Float[Tensor, "*batch k P"]) -> Float[Tensor, "*batch k P"]:
     """
     if matrix.ndim == 2 and matrix.device.type == "cpu":
         # LAPACK without what torch puts around it: on a toy that is half of the decomposition.
-        given = matrix.numpy()
-        left, _, right, failed = dgesdd(given, full_matrices=0)
+        left, _, right, failed = dgesdd(matrix.double().numpy(), full_matrices=0)
         if not failed:
-            return torch.from_numpy((left @ right).astype(given.dtype))
+            return torch.from_numpy(left @ right).to(matrix)
     left, _, right = torch.linalg.svd(matrix.double(), full_matrices=False)
     return (left @ right).to(matrix)
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from eigen_lightning.curvature import KL, MSE, CrossEntropy, Divergence, Factor, GaussNewton, Nested, PartwiseSteepness
 from eigen_lightning.targets.tms import TMSNetwork, TMSTarget
-from tests.networks import TMS, XOR, SmallNetwork, unit_rows
+from tests.networks import TMS, XOR, SmallNetwork, transformer_network, unit_rows
 
 
 class Classifier(nn.Module):
@@ -51,17 +51,31 @@ def test_a_divergence_without_a_square_root_is_not_written_out() -> None:
             return (outputs - reference).pow(2).sum(-1)
 
     curvature = GaussNewton(SmallNetwork(TMS()), Own())
-    assert not curvature.factorizes
     inputs, rows = torch.rand(4, 5, dtype=torch.float64), unit_rows(2, 15)
+    assert not curvature.factorizes(inputs)
     nested = Nested(SmallNetwork(curvature.network.module), Own()).at(inputs, 2)(rows)
     torch.testing.assert_close(curvature.at(inputs, 2)(rows), nested)
 
 
-def test_steepness_and_gradient_of_each_part_are_autograds() -> None:
+@pytest.mark.parametrize("readout", ["auto", "off"])
+def test_networks_with_positions_are_not_written_out(readout: str) -> None:
+    network, inputs = transformer_network("body.norm1.bias"), torch.randint(50, (3, 6))
+    assert network.space.size == 16
+    curvature = GaussNewton(network, KL(), readout=readout)  # type: ignore[arg-type]
+    assert not curvature.factorizes(inputs)
+    rows = unit_rows(2, 16)
+    torch.testing.assert_close(curvature.at(inputs, 2)(rows), Nested(network, KL()).at(inputs, 2)(rows))
+
+
+@pytest.mark.parametrize("in_numpy", [True, False])
+def test_steepness_and_gradient_of_each_part_are_autograds(in_numpy: bool) -> None:
     factor, inputs, small = factor_of(TMS(), 5, MSE())
     weights = torch.tensor([[0.5, 0.0, 2.0], [1.0, 0.25, 3.0]], dtype=torch.float64)
     partwise = PartwiseSteepness(factor.unflatten((2, 3)), weights, 4)
     assert len(partwise) == 2
+    if not in_numpy:
+        # As on accelerators.
+        partwise._in_numpy = None
     evaluate = Nested(small, MSE()).at(inputs, 4)
     for part, rows in enumerate(torch.arange(6).split(3)):
         directions = unit_rows(4, 15).requires_grad_()
