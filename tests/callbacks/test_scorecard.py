@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,6 +49,15 @@ def test_no_directions_explain_more_than_the_principal_ones(run: tuple) -> None:
     assert card["pca"]["explained_curvature"] == pytest.approx(1)
     assert card["random"]["explained_curvature"] < 0.7
     assert card["random"]["explained_curvature"] < card["learned"]["explained_curvature"] < 1
+
+
+def test_directions_that_span_everything_explain_everything(tmp_path: Path) -> None:
+    """What counts is the space that directions span, however unevenly they do: fifteen random ones in P = 15."""
+    callback = Scorecard(random_draws=1, train_samples=512)
+    module = fit(tmp_path, callback, directions=15, samples=512)
+    card = callback.judge(module.trainer, module, module.whole_directions())
+    for name in ("learned", "random", "pca"):
+        assert card[name]["explained_curvature"] == pytest.approx(1, abs=1e-4)
 
 
 def test_orthonormal_directions_do_not_interfere(run: tuple) -> None:
