@@ -1,6 +1,6 @@
 """``python -m eigen_lightning``."""
 
-from eigen_lightning.cli import main
+from eigen_lightning.cli.main import main
 
 if __name__ == "__main__":
     main()

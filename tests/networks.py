@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from eigen_lightning.curvature import Readout
-from eigen_lightning.parameters import ParameterSpace
+from eigen_lightning.curvature.parameters import ParameterSpace
 
 
 class SmallNetwork:

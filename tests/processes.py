@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from eigen_lightning.cli import main
+from eigen_lightning.cli.main import main
 
 
 def free_port() -> int:

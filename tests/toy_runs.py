@@ -9,8 +9,8 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
 from eigen_lightning.data import TMS
-from eigen_lightning.decomposition import PolarAscent, SparseEigendecomposition, Starts, TraceNormalization
-from eigen_lightning.targets.tms import TMSNetwork, TMSTarget
+from eigen_lightning.learning import PolarAscent, SparseEigendecomposition, Starts, TraceNormalization
+from eigen_lightning.targets.toys.tms import TMSNetwork, TMSTarget
 
 
 class Scaled(nn.Module):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from eigen_lightning.run_folder import RunFolder
+from eigen_lightning.run.folder import RunFolder
 from eigen_lightning.targets.target import Target
 
 

@@ -16,9 +16,9 @@ from eigen_lightning.curvature.factor import EXPLICIT_UP_TO, Factor
 from eigen_lightning.curvature.linearization import Linearization, Linearizer, push_forward
 from eigen_lightning.curvature.metric_cache import MetricCache
 from eigen_lightning.curvature.on_batch import CurvatureOnBatch
+from eigen_lightning.curvature.parameters import ParameterSpace
 from eigen_lightning.curvature.readout import DroppedMass, Readout, pulled_back_metric
-from eigen_lightning.errors import UserError
-from eigen_lightning.parameters import ParameterSpace
+from eigen_lightning.run.errors import UserError
 
 log = logging.getLogger(__name__)
 

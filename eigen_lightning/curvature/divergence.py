@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.func import grad, jvp, vmap
 
 from eigen_lightning.curvature.categorical import categorical_metric, truncated_categorical_metric
-from eigen_lightning.errors import UserError, nearest
+from eigen_lightning.run.errors import UserError, nearest
 
 
 class Divergence(ABC):

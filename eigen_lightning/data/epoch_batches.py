@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data.distributed import DistributedSampler
 
-from eigen_lightning.errors import UserError
-from eigen_lightning.seeding import derive_seed
+from eigen_lightning.run.errors import UserError
+from eigen_lightning.run.seeding import derive_seed
 
 
 class EpochBatches(DistributedSampler):

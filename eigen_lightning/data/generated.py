@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from eigen_lightning.data.stream import Batch, SampleSet
-from eigen_lightning.seeding import derive_seed
+from eigen_lightning.run.seeding import derive_seed
 
 BLOCK = 1024
 """Rows drawn from one generator: large enough to be fast, fixed so that no batch size changes a sample."""

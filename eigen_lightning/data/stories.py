@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from eigen_lightning.errors import UserError, nearest
+from eigen_lightning.run.errors import UserError, nearest
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from eigen_lightning.data.epoch_batches import EpochBatches, resumed_position
-from eigen_lightning.errors import UserError
-from eigen_lightning.seeding import run_seed
+from eigen_lightning.run.errors import UserError
+from eigen_lightning.run.seeding import run_seed
 
 
 class Batch(NamedTuple):

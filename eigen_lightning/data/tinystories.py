@@ -14,9 +14,9 @@ from torch import Tensor
 from eigen_lightning.data.stories import check_source, is_local, read_stories
 from eigen_lightning.data.stream import SampleSet, SampleStream
 from eigen_lightning.data.windows import TextWindows, WindowCollector
-from eigen_lightning.errors import UserError, nearest
-from eigen_lightning.seeding import derive_seed
-from eigen_lightning.waiting import Waiting
+from eigen_lightning.run.errors import UserError, nearest
+from eigen_lightning.run.seeding import derive_seed
+from eigen_lightning.run.waiting import Waiting
 
 log = logging.getLogger(__name__)
 

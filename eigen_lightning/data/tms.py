@@ -8,8 +8,8 @@ from torch import Tensor
 
 from eigen_lightning.data.generated import FixedSet, GeneratedSet
 from eigen_lightning.data.stream import SampleSet, SampleStream
-from eigen_lightning.errors import UserError
-from eigen_lightning.seeding import derive_seed
+from eigen_lightning.run.errors import UserError
+from eigen_lightning.run.seeding import derive_seed
 
 
 def sparse_features(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from eigen_lightning.data.generated import FixedSet, GeneratedSet
 from eigen_lightning.data.stream import SampleSet, SampleStream
-from eigen_lightning.errors import UserError
+from eigen_lightning.run.errors import UserError
 
 INPUTS = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
 

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 
-from eigen_lightning.errors import UserError
-from eigen_lightning.run_folder import RunFolder, write_atomically
+from eigen_lightning.run.errors import UserError
+from eigen_lightning.run.folder import RunFolder, write_atomically
 
 DRAWS = 20
 SHOWN_EXAMPLES = 4
@@ -105,11 +105,11 @@ def write_comparison(run_a: RunFolder, run_b: RunFolder, path: Path) -> Comparis
     for run in (run_a, run_b):
         if not run.directions.exists():
             raise UserError(f"expected a run folder with directions, got {run.path}: run `fit` there first")
-    (a, space_a), (b, space_b) = run_a.read_directions(), run_b.read_directions()
-    if space_a != space_b:
+    (a, shapes_a), (b, shapes_b) = run_a.read_directions(), run_b.read_directions()
+    if shapes_a != shapes_b:
         raise UserError(
-            f"expected two runs over the same parameters, got {', '.join(space_a.names)} ({space_a.size} numbers) and "
-            f"{', '.join(space_b.names)} ({space_b.size} numbers): compare runs of the same target"
+            f"expected two runs over the same parameters, got {', '.join(shapes_a)} ({a.shape[1]} numbers) and "
+            f"{', '.join(shapes_b)} ({b.shape[1]} numbers): compare runs of the same target"
         )
     found = compare(a.double().numpy(), b.double().numpy())
     same_target = _fingerprint(run_a) == _fingerprint(run_b)

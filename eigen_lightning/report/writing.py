@@ -11,12 +11,12 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from eigen_lightning.errors import UserError
 from eigen_lightning.report import figures, text
 from eigen_lightning.report.cards import gather
 from eigen_lightning.report.ordering import clustered
 from eigen_lightning.report.verdict import verdict
-from eigen_lightning.run_folder import RunFolder, write_atomically
+from eigen_lightning.run.errors import UserError
+from eigen_lightning.run.folder import RunFolder, write_atomically
 
 SHOWN_IN_MATRIX = 96
 SHOWN_PAIRS = 8
@@ -65,7 +65,7 @@ def contents(run: RunFolder) -> dict[str, Any]:
     manifest = run.read_json(run.manifest)
     scorecard = run.read_json(run.scorecard) if run.scorecard.exists() else {}
     interventions = run.read_json(run.interventions) if run.interventions.exists() else {}
-    directions, space = run.read_directions()
+    directions, shapes = run.read_directions()
     interference = np.load(run.interference).astype(float) if run.interference.exists() else None
     coactivity = np.load(run.coactivity).astype(float) if run.coactivity.exists() else None
     cards = gather(
@@ -75,7 +75,7 @@ def contents(run: RunFolder) -> dict[str, Any]:
         directions.double().numpy(),
         None if interference is None else interference.diagonal(),
         coactivity,
-        _geometry(run, directions, space),
+        _geometry(run, directions, shapes),
     )
     return {
         "title": f"{run.path.resolve().name}: {manifest['n_directions']} directions",
@@ -195,11 +195,13 @@ def _matrix(interference: Any, coactivity: Any) -> dict[str, Any]:
     }
 
 
-def _geometry(run: RunFolder, directions: Any, space: Any) -> list[Markup] | None:
-    if not run.target.exists() or "W" not in space.names:
+def _geometry(run: RunFolder, directions: Any, shapes: dict[str, tuple[int, ...]]) -> list[Markup] | None:
+    if not run.target.exists() or "W" not in shapes:
         return None
     W = run.read_target()[0]["W"].double().numpy()
-    moved = space.unflatten(directions)["W"].double().numpy()
+    sizes = [int(np.prod(shape)) for shape in shapes.values()]
+    part = directions.split(sizes, dim=1)[list(shapes).index("W")]
+    moved = part.reshape(-1, *shapes["W"]).double().numpy()
     if W.shape[0] < 2:
         return None
     if W.shape[0] > 2:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from eigen_lightning.errors import UserError
+from eigen_lightning.run.errors import UserError
 from eigen_lightning.targets.target import Target
 
 AT_A_TIME = 8192

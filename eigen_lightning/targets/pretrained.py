@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from eigen_lightning.errors import UserError
+from eigen_lightning.run.errors import UserError
 
 QUIET_SECONDS = 2.0
 """Loading that takes no longer shows no progress bar."""

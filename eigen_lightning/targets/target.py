@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from eigen_lightning.curvature.parameters import ParameterSpace
 from eigen_lightning.curvature.readout import Readout
-from eigen_lightning.parameters import ParameterSpace
-from eigen_lightning.run_folder import RunFolder
+from eigen_lightning.run.folder import RunFolder
 
 
 class Target(ABC):

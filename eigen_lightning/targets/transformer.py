@@ -16,8 +16,8 @@ from torch.func import functional_call, jvp
 from torch.overrides import TorchFunctionMode
 
 from eigen_lightning.curvature.readout import Readout
-from eigen_lightning.errors import UserError
-from eigen_lightning.run_folder import RunFolder
+from eigen_lightning.run.errors import UserError
+from eigen_lightning.run.folder import RunFolder
 from eigen_lightning.targets import bridge_parameters, pretrained
 from eigen_lightning.targets.readout import readout_of, why_no_readout
 from eigen_lightning.targets.target import Target

@@ -12,8 +12,8 @@ IMPORT = "import time, lightning; print(time.process_time())"
 # Before the first step is where training_step is entered: the target is trained by then, and the start chosen.
 FIT = """
 import sys, time
-from eigen_lightning import cli
-from eigen_lightning.decomposition import SparseEigendecomposition
+from eigen_lightning.cli import main as cli
+from eigen_lightning.learning import SparseEigendecomposition
 
 def first_step(*arguments):
     sys.stderr.write(f"\\n{time.process_time()}")

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from eigen_lightning.data import TMS
-from eigen_lightning.decomposition import SparseEigendecomposition, TraceNormalization
+from eigen_lightning.learning import SparseEigendecomposition, TraceNormalization
 from eigen_lightning.targets import TMSTarget
 from tests.benchmarks.timing import once
 

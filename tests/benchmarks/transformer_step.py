@@ -9,8 +9,8 @@ from torch import Tensor, fx
 
 from eigen_lightning.curvature import KL, Curvature, CurvatureOnBatch, GaussNewton, MetricCache, Nested
 from eigen_lightning.curvature.losses import steepness
-from eigen_lightning.decomposition.memory import rows_for
-from eigen_lightning.run_folder import RunFolder
+from eigen_lightning.learning.memory import rows_for
+from eigen_lightning.run.folder import RunFolder
 from eigen_lightning.targets import Transformer
 from tests.benchmarks.timing import interleaved, once, peak_growth
 

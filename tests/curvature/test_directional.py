@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.func import hessian
 
 from eigen_lightning.curvature import KL, MSE, CrossEntropy, Curvature, Divergence, GaussNewton, Nested
-from eigen_lightning.errors import UserError
+from eigen_lightning.run.errors import UserError
 from tests.networks import TMS, XOR, SmallNetwork, transformer_network, unit_rows
 
 KEY = "body.key.weight"

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from eigen_lightning.curvature import KL, MSE, CrossEntropy, Divergence, divergence_named
 from eigen_lightning.curvature.categorical import categorical_metric
-from eigen_lightning.errors import UserError
+from eigen_lightning.run.errors import UserError
 
 ALL = [MSE(), KL(), CrossEntropy()]
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from eigen_lightning.curvature import KL, MSE, CrossEntropy, Divergence, Factor, GaussNewton, Nested, PartwiseSteepness
-from eigen_lightning.targets.tms import TMSNetwork, TMSTarget
+from eigen_lightning.targets.toys.tms import TMSNetwork, TMSTarget
 from tests.networks import TMS, XOR, SmallNetwork, transformer_network, unit_rows
 
 

@@ -6,7 +6,7 @@ import torch
 from eigen_lightning.curvature import KL, MSE, GaussNewton, MetricCache, Readout
 from eigen_lightning.curvature.categorical import categorical_metric, truncated_categorical_metric
 from eigen_lightning.curvature.readout import DroppedMass, metric_pays, pulled_back_metric
-from eigen_lightning.errors import UserError
+from eigen_lightning.run.errors import UserError
 from tests.networks import transformer_network, unit_rows
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eigen_lightning.data.epoch_batches import EpochBatches
-from eigen_lightning.errors import UserError
+from eigen_lightning.run.errors import UserError
 
 
 def indices(batches: EpochBatches) -> list[list[int]]:

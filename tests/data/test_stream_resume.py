@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from recording import Recording, quiet_trainer
 
 from eigen_lightning.data import TMS, SampleStream, TinyStories
-from eigen_lightning.errors import UserError
+from eigen_lightning.run.errors import UserError
 
 
 def toys(folder: Path, **options: Any) -> SampleStream:

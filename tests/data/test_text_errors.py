@@ -11,7 +11,7 @@ import pytest
 from byte_tokenizer import ByteTokenizer
 
 from eigen_lightning.data import TinyStories
-from eigen_lightning.errors import UserError
+from eigen_lightning.run.errors import UserError
 
 STORIES = "".join(f"A story of the number {number}.\n<|endoftext|>\n" for number in range(50))
 

@@ -5,7 +5,7 @@ import torch
 
 from eigen_lightning.data import TMS, XOR, SampleStream
 from eigen_lightning.data.generated import BLOCK
-from eigen_lightning.errors import UserError
+from eigen_lightning.run.errors import UserError
 
 
 def prepared(stream: SampleStream) -> SampleStream:

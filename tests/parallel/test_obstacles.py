@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.distributed.tensor import Shard, distribute_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from eigen_lightning.decomposition import PolarAscent
+from eigen_lightning.learning import PolarAscent
 from tests.parallel.together import together
 
 

@@ -56,7 +56,7 @@ def test_collectives_a_step(kinds: Kinds, kind: str, most: dict[str, int]) -> No
     counts = folder.with_suffix(".counts")
 
     def count(rank: int) -> None:
-        from eigen_lightning.decomposition import SparseEigendecomposition
+        from eigen_lightning.learning import SparseEigendecomposition
 
         number: Counter[str] = Counter()
         for name in ("all_reduce", "broadcast", "all_gather", "all_gather_into_tensor", "barrier"):

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from eigen_lightning.decomposition import SparseEigendecomposition
-from eigen_lightning.decomposition.scaled_curvature import ScaledCurvature
+from eigen_lightning.learning import SparseEigendecomposition
+from eigen_lightning.learning.scaled_curvature import ScaledCurvature
 from tests.kinds import KINDS, Kinds
 from tests.processes import CommandProcess
 from tests.resume import runs

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from eigen_lightning.decomposition import SparseEigendecomposition
+from eigen_lightning.learning import SparseEigendecomposition
 from tests.kinds import Kinds
 from tests.processes import CommandProcess
 from tests.resume import runs

@@ -8,10 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from eigen_lightning.decomposition import starts
-from eigen_lightning.decomposition.polar import polar_rows
-from eigen_lightning.decomposition.shared_rows import SharedRows, shares
-from eigen_lightning.seeding import derive_seed
+from eigen_lightning.learning import starts
+from eigen_lightning.learning.polar import polar_rows
+from eigen_lightning.learning.shared_rows import SharedRows, shares
+from eigen_lightning.run.seeding import derive_seed
 from tests.parallel.together import together
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from eigen_lightning.parameters import ParameterSpace
-from eigen_lightning.run_folder import RunFolder
+from eigen_lightning.curvature.parameters import ParameterSpace
+from eigen_lightning.run.folder import RunFolder
 
 WORDS = [" the", " little", " dog", " ran", " to", " her", " mom", ".", "↵", " and", " a", " big", " was", " said"]
 
@@ -42,7 +42,7 @@ def make_run(
         "xor": ParameterSpace(("weight", "bias"), ((2, 2), (2,))),
     }[kind]
     U = torch.nn.functional.normalize(torch.from_numpy(chance.standard_normal((directions, space.size))).float(), dim=1)
-    run.write_directions(U, space)
+    run.write_directions(U, space.shape_of)
     product = np.exp(chance.standard_normal((directions, directions)))
     product = (product + product.T) / 20
     np.fill_diagonal(product, 10 + np.arange(directions))

@@ -7,15 +7,15 @@ import pytest
 import torch
 import yaml
 
-from eigen_lightning.callbacks.effects import effects_on
-from eigen_lightning.callbacks.intervention import SensitivityPool
-from eigen_lightning.cli import main, run
+from eigen_lightning.analysis.histogram import CurvatureHistogramMetric, edges
+from eigen_lightning.analysis.intervention import Samples
+from eigen_lightning.api.load import load_run
+from eigen_lightning.cli.main import main, run
 from eigen_lightning.curvature import MSE
-from eigen_lightning.errors import UserError
-from eigen_lightning.loading import load_run
-from eigen_lightning.metrics.histogram import CurvatureHistogramMetric, edges
-from eigen_lightning.metrics.intervention import Samples
-from eigen_lightning.run_folder import RunFolder
+from eigen_lightning.learning.callbacks.effects import effects_on
+from eigen_lightning.learning.callbacks.intervention import SensitivityPool
+from eigen_lightning.run.errors import UserError
+from eigen_lightning.run.folder import RunFolder
 from tests.report.test_report import Page
 from tests.targets.conftest import save_tiny_model
 
@@ -182,7 +182,7 @@ def test_sensitivity_of_many_parameters_is_the_trace_up_to_a_factor(text, monkey
     samples = data.evaluation_sets["heldout"]
     exact = SensitivityPool(module, samples)
     for name, value in (("EXACT_UP_TO", 0), ("PROBES", 300), ("PROBE_STEP", 1e-3), ("PROBED_POOL", 8)):
-        monkeypatch.setattr(f"eigen_lightning.callbacks.intervention.{name}", value)
+        monkeypatch.setattr(f"eigen_lightning.learning.callbacks.intervention.{name}", value)
     probed = SensitivityPool(module, samples)
     assert probed.available == exact.available == len(samples) * 8
     traces = exact.sensitivity_of(samples, probed.sample_id, probed.position)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from eigen_lightning.errors import UserError
 from eigen_lightning.report.comparison import compare, write_comparison
+from eigen_lightning.run.errors import UserError
 from tests.report.folders import make_run
 from tests.report.test_report import Page
 

@@ -9,11 +9,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from eigen_lightning.errors import UserError
 from eigen_lightning.report import write_report
 from eigen_lightning.report.ordering import clustered
 from eigen_lightning.report.text import as_text, level, number
-from eigen_lightning.run_folder import RunFolder
+from eigen_lightning.run.errors import UserError
+from eigen_lightning.run.folder import RunFolder
 from tests.report.folders import HOSTILE, make_run
 
 

@@ -14,8 +14,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from eigen_lightning.cli import run
-from eigen_lightning.run_folder import RunFolder
+from eigen_lightning.cli.main import run
+from eigen_lightning.run.folder import RunFolder
 
 pytestmark = pytest.mark.slow
 CONFIG = Path(__file__).parents[2] / "configs" / "tms.yaml"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from eigen_lightning.checkpoint_io import AtomicCheckpointIO
+from eigen_lightning.run.checkpoint_io import AtomicCheckpointIO
 from tests.kinds import KINDS, Kinds
 from tests.processes import CommandProcess
 from tests.resume import runs

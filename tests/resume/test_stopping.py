@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from eigen_lightning.checkpoint_io import AtomicCheckpointIO, last_good, read_checkpoint
-from eigen_lightning.errors import UserError
-from eigen_lightning.run_lock import RunLock
+from eigen_lightning.run.checkpoint_io import AtomicCheckpointIO, last_good, read_checkpoint
+from eigen_lightning.run.errors import UserError
+from eigen_lightning.run.lock import RunLock
 from tests.kinds import Kinds
 from tests.processes import CommandProcess
 from tests.resume import runs

@@ -8,10 +8,10 @@ import pytest
 import torch
 import yaml
 
-from eigen_lightning.cli import main
-from eigen_lightning.commands.verify_resume import differences
-from eigen_lightning.errors import UserError
-from eigen_lightning.run_folder import RunFolder
+from eigen_lightning.cli.main import main
+from eigen_lightning.cli.verify_resume import differences
+from eigen_lightning.run.errors import UserError
+from eigen_lightning.run.folder import RunFolder
 from tests.kinds import Kinds
 
 
@@ -51,7 +51,7 @@ def test_the_file_and_line_that_differ_are_named(twins: tuple[RunFolder, RunFold
 
 
 def test_numbers_out_of_range_and_missing_files_are_refused(tmp_path: Path) -> None:
-    from eigen_lightning.commands.verify_resume import verify_resume
+    from eigen_lightning.cli.verify_resume import verify_resume
 
     with pytest.raises(UserError, match="kills of at least 1, got 0"):
         verify_resume(str(tmp_path / "x.yaml"), kills=0)

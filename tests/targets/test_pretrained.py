@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from eigen_lightning.errors import UserError
+from eigen_lightning.run.errors import UserError
 from eigen_lightning.targets import Transformer
 from tests.targets.conftest import save_tiny_model
 

@@ -6,11 +6,11 @@ import torch
 from jsonargparse import ArgumentParser
 from scipy.stats import chisquare, kstest
 
-from eigen_lightning.errors import UserError
-from eigen_lightning.run_folder import RunFolder
-from eigen_lightning.targets import tms
+from eigen_lightning.run.errors import UserError
+from eigen_lightning.run.folder import RunFolder
 from eigen_lightning.targets.target import Target
-from eigen_lightning.targets.tms import TMSNetwork, TMSProblem, TMSTarget, nonempty_samples, represented
+from eigen_lightning.targets.toys import tms
+from eigen_lightning.targets.toys.tms import TMSNetwork, TMSProblem, TMSTarget, nonempty_samples, represented
 
 
 @pytest.fixture(scope="module")

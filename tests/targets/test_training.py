@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from eigen_lightning.targets.training import ToyProblem, train_ensemble, train_until_accepted
+from eigen_lightning.targets.toys.training import ToyProblem, train_ensemble, train_until_accepted
 
 
 class Parabolas(ToyProblem):

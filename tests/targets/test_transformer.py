@@ -8,7 +8,7 @@ import torch
 from torch.func import jvp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from eigen_lightning.errors import UserError
+from eigen_lightning.run.errors import UserError
 from eigen_lightning.targets import Transformer
 from eigen_lightning.targets.readout import why_no_readout
 from tests.targets.conftest import ARCHITECTURES, VOCABULARY, save_tiny_model

@@ -4,11 +4,11 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 
-from eigen_lightning.errors import UserError
-from eigen_lightning.run_folder import RunFolder
-from eigen_lightning.targets import xor
+from eigen_lightning.run.errors import UserError
+from eigen_lightning.run.folder import RunFolder
 from eigen_lightning.targets.target import Target
-from eigen_lightning.targets.xor import XORNetwork, XORTarget
+from eigen_lightning.targets.toys import xor
+from eigen_lightning.targets.toys.xor import XORNetwork, XORTarget
 
 
 def gelu(z):

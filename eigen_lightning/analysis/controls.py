@@ -1,0 +1,135 @@
+"""The directions that learned ones are compared with: random, principal, and, where the truth is known, the oracle."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eigen_lightning.curvature import Curvature, CurvatureOnBatch
+from eigen_lightning.run.seeding import derive_seed
+from eigen_lightning.run.waiting import Waiting
+
+OVERSAMPLING = 8
+
+DENSE_UP_TO = 512
+"""P up to which the control's eigenvectors are exact: all of the Hessian is had in one sweep."""
+
+WIDEST = 5
+"""How many times K rows a Krylov space may have."""
+
+
+def random_directions(n_directions: int, size: int, seed: int, draw: int) -> Float[Tensor, "K P"]:
+    """Independent random unit directions, float64, reproducible from the seed and the number of the draw."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "random control", draw))
+    rows = torch.randn(n_directions, size, generator=generator, dtype=torch.float64)
+    return torch.nn.functional.normalize(rows, dim=-1)
+
+
+def principal_directions(
+    batches: Callable[[], Iterable[CurvatureOnBatch]],
+    n_directions: int,
+    start: Float[Tensor, "m P"],
+    rows: int,
+    reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    tolerance: float = 1e-3,
+    max_sweeps: int = 100,
+) -> tuple[Float[Tensor, "K P"], Float[Tensor, " K"]]:
+    """Top eigenvectors and eigenvalues of the mean Hessian, by block Lanczos on Hessian-vector products.
+
+    The Hessian itself is never formed. Each sweep over the samples multiplies one block of m rows by it and ends in a
+    Rayleigh-Ritz step on all blocks so far: a block a third of K wide takes a fifth of the products that subspace
+    iteration would. Memory is O(K P): beyond ``WIDEST`` times K rows the best of them go on alone.
+
+    Args:
+        batches: called once a sweep; d2D on each batch of samples, all of one size.
+        n_directions: K.
+        start: m rows to begin with.
+        rows: how many directions are evaluated at a time.
+        reduce: mean over ranks.
+        tolerance: stop when K more products raise the sum of the K eigenvalues by less than this share of itself.
+        max_sweeps: stop then in any case.
+
+    Returns:
+        Unit eigenvectors, largest eigenvalue first, and the eigenvalues.
+
+    Source: Musco and Musco, "Randomized block Krylov methods for stronger and faster approximate singular value
+    decomposition", NeurIPS 2015, algorithm 2; thick restart as in Wu and Simon, SIAM J. Matrix Anal. Appl. 2000.
+    """
+    block = torch.linalg.qr(start.T)[0].T
+    basis, products = block[:0], block[:0]
+    # How far back the sum of eigenvalues is compared: as many sweeps as multiply K rows.
+    back = -(-n_directions // len(block))
+    captured: list[float] = []
+    with Waiting("Principal directions for comparison, sweep", max_sweeps) as waiting:
+        for sweep in range(max_sweeps):
+            waiting.reach(sweep)
+            basis = torch.cat([basis, block])
+            products = torch.cat([products, reduce(mean_hessian_product(batches(), block, rows))])
+            eigenvalues, rotation = torch.linalg.eigh(_symmetric(basis, products))
+            values = eigenvalues.flip(0)[:n_directions].to(basis)
+            captured.append(float(values.sum()))
+            if len(basis) == basis.shape[1]:
+                break
+            enough = sweep >= back and len(basis) > n_directions
+            if enough and captured[-1] - captured[-1 - back] <= tolerance * captured[-1]:
+                break
+            block = _new_directions(products[-len(block) :], basis)
+            if len(basis) >= WIDEST * n_directions + len(start):
+                kept = rotation.flip(1)[:, : 2 * n_directions].T.to(basis)
+                basis, products = kept @ basis, kept @ products
+                rotation = torch.eye(len(basis), dtype=rotation.dtype, device=rotation.device).flip(1)
+    vectors = rotation.flip(1).T[:n_directions].to(basis) @ basis
+    return torch.nn.functional.normalize(vectors, dim=-1), values
+
+
+def _symmetric(basis: Float[Tensor, "b P"], products: Float[Tensor, "b P"]) -> Float[Tensor, "b b"]:
+    """``Q H Q^T``, float64."""
+    small = basis.double() @ products.double().T
+    return (small + small.T) / 2
+
+
+def _new_directions(products: Float[Tensor, "m P"], basis: Float[Tensor, "b P"]) -> Float[Tensor, "n P"]:
+    """Orthonormal rows that span what products add to a basis: as many, or as many as there is room for."""
+    fresh = torch.linalg.qr(products.T)[0].T[: basis.shape[1] - len(basis)]
+    # Twice, as the first time leaves the rounding of what it took away.
+    for _ in range(2):
+        fresh = torch.linalg.qr((fresh - fresh @ basis.T @ basis).T)[0].T
+    return fresh
+
+
+def mean_hessian_product(
+    batches: Iterable[CurvatureOnBatch], directions: Float[Tensor, "m P"], rows: int
+) -> Float[Tensor, "m P"]:
+    """``H u`` of each direction, H the mean over samples: half the gradient of the mean of ``u^T H u``."""
+    total, count = torch.zeros_like(directions), 0
+    for evaluate in batches:
+        parts = []
+        for part in directions.split(rows):
+            part = part.detach().requires_grad_()
+            with torch.enable_grad():
+                mean = evaluate(part).flatten(1).mean(1).sum()
+                parts.append(torch.autograd.grad(mean, part)[0] / 2)
+        total += torch.cat(parts)
+        count += 1
+    return total / count
+
+
+def oracle_directions(
+    curvature: Curvature, feature_inputs: Sequence[Float[Tensor, "samples ..."]], like: Tensor
+) -> Float[Tensor, "features P"]:
+    """The true direction of each feature: top eigenvector of the mean Hessian over samples with that feature alone.
+
+    Args:
+        curvature: of the target.
+        feature_inputs: for each feature, inputs on which it alone is present.
+        like: a tensor of the dtype and device to work in.
+    """
+    size = curvature.origin.numel()
+    rows = min(size, 1 + OVERSAMPLING)
+    start = random_directions(rows, size, 0, 0).to(like)
+    found = []
+    for inputs in feature_inputs:
+        evaluate = curvature.at(inputs.to(like), rows)
+        found.append(principal_directions(lambda on=evaluate: [on], 1, start, rows, tolerance=1e-7)[0])  # type: ignore[misc]
+    return torch.cat(found)

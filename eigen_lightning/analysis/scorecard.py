@@ -1,0 +1,135 @@
+"""The scorecard: the same figures for learned directions and for each control, on the same samples."""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eigen_lightning.analysis.curvature_statistics import CurvatureStatistics, CurvatureStatisticsMetric
+from eigen_lightning.analysis.health import Health, LeadMetric, Leads, health
+from eigen_lightning.analysis.top_examples import TopExamples, TopExamplesMetric
+from eigen_lightning.curvature import Curvature
+from eigen_lightning.run.waiting import Waiting
+
+Batches = Callable[[], Iterable[Any]]
+"""A fresh pass over batches with ``inputs`` and ``sample_id``."""
+
+
+class Judged:
+    """What samples say of one set of directions.
+
+    Attributes:
+        directions: ``[K, P]``.
+        statistics: moments of d2D.
+        leads: which of them are the steepest where.
+        top: the samples of largest d2D.
+    """
+
+    def __init__(
+        self,
+        directions: Float[Tensor, "K P"],
+        statistics: CurvatureStatistics,
+        leads: Leads,
+        top: TopExamples,
+    ) -> None:
+        self.directions, self.statistics, self.leads, self.top = directions, statistics, leads, top
+
+    def scalars(self) -> dict[str, float]:
+        """Steepness, interference, dead and duplicate directions."""
+        counts = self.health.counts()
+        return {
+            "steepness": self.statistics.steepness,
+            "interference": self.statistics.interference(self.directions),
+            "dead": counts["dead"],
+            "duplicates": counts["duplicates"],
+        }
+
+    @property
+    def health(self) -> Health:
+        """What is wrong with them."""
+        return health(self.directions, self.leads.count)
+
+
+@torch.no_grad()
+def judge(
+    curvature: Curvature,
+    batches: Iterable[Any],
+    sets: Mapping[str, Float[Tensor, "K P"]],
+    rows: int,
+    n_examples: int,
+    keep: bool = False,
+    group: Any = None,
+) -> dict[str, Judged]:
+    """Evaluate several sets of directions in one pass over samples; every rank has its share and gets the whole.
+
+    Args:
+        curvature: of the target.
+        batches: with ``inputs`` and ``sample_id``.
+        sets: directions by name.
+        rows: how many directions are evaluated at a time.
+        n_examples: how many top samples are kept of each direction.
+        keep: as in :meth:`Curvature.at`.
+        group: the processes that have a share of the samples; None for all.
+    """
+    everything = torch.cat(list(sets.values()))
+    sizes = [len(directions) for directions in sets.values()]
+    device = everything.device
+    metrics = {
+        name: (
+            CurvatureStatisticsMetric(len(directions)).to(device),
+            LeadMetric(len(directions)).to(device),
+            TopExamplesMetric(len(directions), n_examples).to(device),
+        )
+        for name, directions in sets.items()
+    }
+    for metric in itertools.chain.from_iterable(metrics.values()):
+        metric.process_group = group
+    with Waiting("Judging the directions and their controls, batch", None) as waiting:
+        for done, batch in enumerate(batches, start=1):
+            evaluate = curvature.at(batch.inputs, rows, batch.sample_id, keep=keep)
+            values = torch.cat([evaluate(part) for part in everything.split(rows)])
+            for (statistics, leads, top), part in zip(metrics.values(), values.split(sizes), strict=True):
+                statistics.update(part)
+                leads.update(part)
+                top.update(part, batch.sample_id)
+            waiting.reach(done)
+    return {
+        name: Judged(sets[name], *(metric.compute() for metric in of_set))  # type: ignore[arg-type]
+        for name, of_set in metrics.items()
+    }
+
+
+def mean_by_feature(
+    curvature: Curvature, directions: Float[Tensor, "K P"], feature_inputs: Iterable[Tensor], rows: int
+) -> Float[Tensor, "K features"]:
+    """Mean d2D of each direction over the samples on which one feature alone is present."""
+    columns = []
+    with torch.no_grad():
+        for inputs in feature_inputs:
+            evaluate = curvature.at(inputs.to(directions), rows)
+            columns.append(torch.cat([evaluate(part).flatten(1).mean(1) for part in directions.split(rows)]))
+    return torch.stack(columns, 1)
+
+
+def orthonormal_basis(directions: Float[Tensor, "K P"]) -> Float[Tensor, "r P"]:
+    """An orthonormal basis of what directions span; fewer rows than they have where they depend on each other."""
+    _, values, right = torch.linalg.svd(directions.double(), full_matrices=False)
+    return right[values > 1e-6 * values[0]].to(directions)
+
+
+def are_orthonormal(directions: Float[Tensor, "K P"]) -> bool:
+    """Whether directions are an orthonormal basis of what they span, to what single precision leaves of it."""
+    gram = directions @ directions.T
+    return bool((gram - torch.eye(len(gram)).to(gram)).abs().amax() < 1e-5)
+
+
+def mean_and_spread(draws: list[dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean and standard deviation of each figure over draws."""
+    table = {name: torch.tensor([float(draw[name]) for draw in draws], dtype=torch.float64) for name in draws[0]}
+    return (
+        {name: float(values.mean()) for name, values in table.items()},
+        {name: float(values.std(correction=1)) if len(draws) > 1 else 0.0 for name, values in table.items()},
+    )

@@ -1,0 +1,1 @@
+"""Functions for Python and the command line alike."""

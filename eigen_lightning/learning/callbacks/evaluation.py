@@ -1,0 +1,73 @@
+"""What callbacks that look at evaluation share: which set a batch is of, and where TensorBoard is."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torchmetrics import Metric
+
+from eigen_lightning.run.folder import RunFolder
+
+
+class EvaluationCallback(Callback, ABC):
+    """A metric on d2D of evaluation batches: when it is made, updated and used, in validation and testing alike.
+
+    A new one writes :meth:`metrics`, :meth:`update` and :meth:`finish`.
+    """
+
+    @abstractmethod
+    def metrics(self, module: LightningModule, sets: list[str]) -> dict[str, Metric]:
+        """Fresh metrics for the evaluation sets of these names."""
+
+    @abstractmethod
+    def update(self, metric: Metric, curvature: Tensor, batch: Any) -> None:
+        """Take in d2D ``[K, batch, *positions]`` of one batch."""
+
+    @abstractmethod
+    def finish(self, trainer: Trainer, module: LightningModule, results: dict[str, Any]) -> None:
+        """Use what the metrics computed, by set; called on every rank."""
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start(pl_module, list(trainer.datamodule.evaluation_sets))  # type: ignore[attr-defined]
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start(pl_module, ["heldout"])
+
+    def on_validation_batch_end(  # type: ignore[override]
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Tensor,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        name = self._sets[dataloader_idx]
+        if name in self._metrics:
+            self.update(self._metrics[name], outputs, batch)
+
+    on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.finish(trainer, pl_module, {name: metric.compute() for name, metric in self._metrics.items()})
+
+    on_test_epoch_end = on_validation_epoch_end
+
+    def _start(self, module: LightningModule, sets: list[str]) -> None:
+        self._sets = sets
+        self._metrics = {name: metric.to(module.device) for name, metric in self.metrics(module, sets).items()}
+        for metric in self._metrics.values():
+            # Processes that share U by rows see the same samples, which count once.
+            metric.process_group = module.layout.samples_group
+
+
+def run_folder_of(trainer: Trainer) -> RunFolder:
+    """The run folder a trainer writes to."""
+    return RunFolder(trainer.default_root_dir)
+
+
+def tensorboards_of(trainer: Trainer) -> list[Any]:
+    """The TensorBoard writers of a trainer; they write nothing on ranks other than 0."""
+    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]

@@ -1,0 +1,103 @@
+"""What identifies a run and what it found: manifest.json and directions.safetensors."""
+
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from eigen_lightning.learning.callbacks.evaluation import run_folder_of
+from eigen_lightning.run.metrics_csv import MetricsCSV
+from eigen_lightning.run.seeding import run_seed
+
+PACKAGES = (
+    "eigen-lightning",
+    "torch",
+    "lightning",
+    "torchmetrics",
+    "transformer_lens",
+    "transformers",
+    "datasets",
+    "tensorboard",
+    "numpy",
+    "safetensors",
+)
+
+
+def git_revision() -> str | None:
+    """The revision of the package's checkout, with ``-dirty`` where files differ; None outside a checkout."""
+    folder = Path(__file__).parent
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip() or None
+
+
+class RunRecord(Callback):
+    """Writes ``manifest.json`` at the first batch and at the end, and ``directions.safetensors`` after every epoch."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._since, self._cpu_since = time.monotonic(), time.process_time()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCSV):
+                logger.resume(trainer.global_step)
+        self._begun = False
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        # Not before: up to here a run may be refused, and what the folder holds is then still another's.
+        if not self._begun:
+            self._begun = True
+            self._write_manifest(trainer, pl_module, "running")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write_directions(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write_directions(trainer, pl_module)
+        self._write_manifest(trainer, pl_module, "interrupted" if trainer.interrupted else "complete")
+
+    def _write_directions(self, trainer: Trainer, module: Any) -> None:
+        directions = module.whole_directions()
+        if trainer.is_global_zero:
+            run_folder_of(trainer).write_directions(directions, module.target.space.shape_of)
+
+    def _write_manifest(self, trainer: Trainer, module: Any, status: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        run = run_folder_of(trainer)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        manifest = {
+            "status": status,
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "seed": run_seed(),
+            "updated": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - self._since, 3),
+            "cpu_seconds": round(time.process_time() - self._cpu_since, 3),
+            "epochs": trainer.current_epoch,
+            "steps": trainer.global_step,
+            "n_directions": module.n_directions,
+            "n_parameters": module.target.space.size,
+            "parameters": dict(zip(module.target.space.names, module.target.space.shapes, strict=True)),
+            "target": {**module.target.config(), **module.target.facts(run)},
+            "target_fingerprint": module.target.fingerprint(),
+            "curvature": module.curvature_facts(),
+            "data": {"class": type(data).__name__, **data.identity()},
+            "data_fingerprint": data.fingerprint(),
+            "devices": {"type": module.device.type, "count": trainer.world_size, "threads": torch.get_num_threads()},
+            "git_revision": git_revision(),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        }
+        run.write_json(run.manifest, manifest)

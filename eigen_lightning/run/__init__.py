@@ -1,0 +1,1 @@
+"""What a run leaves on disk and how it stops and goes on: folder, lock, checkpoints, logs, signals, random state."""

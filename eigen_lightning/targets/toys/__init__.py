@@ -1,0 +1,1 @@
+"""Toy networks whose features are known."""
