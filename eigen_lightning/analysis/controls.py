@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eigen_lightning.curvature import Curvature, CurvatureOnBatch
-from eigen_lightning.run.seeding import derive_seed
+from eigen_lightning.curvature import LinearizedBatch, Linearizer
+from eigen_lightning.directions.dense import random_rows
+from eigen_lightning.directions.losses import Steepness
 from eigen_lightning.run.waiting import Waiting
 
 OVERSAMPLING = 8
@@ -21,16 +22,13 @@ WIDEST = 5
 
 def random_directions(n_directions: int, size: int, seed: int, draw: int) -> Float[Tensor, "K P"]:
     """Independent random unit directions, float64, reproducible from the seed and the number of the draw."""
-    generator = torch.Generator().manual_seed(derive_seed(seed, "random control", draw))
-    rows = torch.randn(n_directions, size, generator=generator, dtype=torch.float64)
-    return torch.nn.functional.normalize(rows, dim=-1)
+    return random_rows(n_directions, size, seed, "random control", draw)
 
 
 def principal_directions(
-    batches: Callable[[], Iterable[CurvatureOnBatch]],
+    passes: Callable[[], Iterable[LinearizedBatch]],
     n_directions: int,
     start: Float[Tensor, "m P"],
-    rows: int,
     reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
     tolerance: float = 1e-3,
     max_sweeps: int = 100,
@@ -42,10 +40,9 @@ def principal_directions(
     iteration would. Memory is O(K P): beyond ``WIDEST`` times K rows the best of them go on alone.
 
     Args:
-        batches: called once a sweep; d2D on each batch of samples, all of one size.
+        passes: called once a sweep: batches of one size; d2D counts in their scale.
         n_directions: K.
         start: m rows to begin with.
-        rows: how many directions are evaluated at a time.
         reduce: mean over ranks.
         tolerance: stop when K more products raise the sum of the K eigenvalues by less than this share of itself.
         max_sweeps: stop then in any case.
@@ -65,7 +62,7 @@ def principal_directions(
         for sweep in range(max_sweeps):
             waiting.reach(sweep)
             basis = torch.cat([basis, block])
-            products = torch.cat([products, reduce(mean_hessian_product(batches(), block, rows))])
+            products = torch.cat([products, reduce(mean_hessian_product(passes(), block))])
             eigenvalues, rotation = torch.linalg.eigh(_symmetric(basis, products))
             values = eigenvalues.flip(0)[:n_directions].to(basis)
             captured.append(float(values.sum()))
@@ -98,38 +95,29 @@ def _new_directions(products: Float[Tensor, "m P"], basis: Float[Tensor, "b P"])
     return fresh
 
 
-def mean_hessian_product(
-    batches: Iterable[CurvatureOnBatch], directions: Float[Tensor, "m P"], rows: int
-) -> Float[Tensor, "m P"]:
+def mean_hessian_product(batches: Iterable[LinearizedBatch], directions: Float[Tensor, "m P"]) -> Float[Tensor, "m P"]:
     """``H u`` of each direction, H the mean over samples: half the gradient of the mean of ``u^T H u``."""
     total, count = torch.zeros_like(directions), 0
-    for evaluate in batches:
-        parts = []
-        for part in directions.split(rows):
-            part = part.detach().requires_grad_()
-            with torch.enable_grad():
-                mean = evaluate(part).flatten(1).mean(1).sum()
-                parts.append(torch.autograd.grad(mean, part)[0] / 2)
-        total += torch.cat(parts)
+    for batch in batches:
+        total += batch.value_and_gradient(directions, Steepness(1.0))[1] / 2
         count += 1
     return total / count
 
 
 def oracle_directions(
-    curvature: Curvature, feature_inputs: Sequence[Float[Tensor, "samples ..."]], like: Tensor
+    linearizer: Linearizer, feature_inputs: Sequence[Float[Tensor, "samples ..."]]
 ) -> Float[Tensor, "features P"]:
     """The true direction of each feature: top eigenvector of the mean Hessian over samples with that feature alone.
 
     Args:
-        curvature: of the target.
+        linearizer: of the target.
         feature_inputs: for each feature, inputs on which it alone is present.
-        like: a tensor of the dtype and device to work in.
     """
-    size = curvature.origin.numel()
-    rows = min(size, 1 + OVERSAMPLING)
-    start = random_directions(rows, size, 0, 0).to(like)
-    found = []
+    origin = linearizer.origin
+    rows = min(len(origin), 1 + OVERSAMPLING)
+    start = random_directions(rows, len(origin), 0, 0).to(origin)
+    directions = []
     for inputs in feature_inputs:
-        evaluate = curvature.at(inputs.to(like), rows)
-        found.append(principal_directions(lambda on=evaluate: [on], 1, start, rows, tolerance=1e-7)[0])  # type: ignore[misc]
-    return torch.cat(found)
+        batch = linearizer(inputs.to(origin.device))
+        directions.append(principal_directions(lambda on=batch: [on], 1, start, tolerance=1e-7)[0])  # type: ignore[misc]
+    return torch.cat(directions)

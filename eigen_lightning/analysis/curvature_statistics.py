@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric
 
-from eigen_lightning.curvature.losses import coactivation, cosines, squared_interference
+from eigen_lightning.directions.losses import coactivation, cosines, squared_interference
 
 
 class CurvatureStatistics:

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from eigen_lightning.curvature.directional import Network
 from eigen_lightning.curvature.divergence import Divergence
+from eigen_lightning.curvature.linearize import Network
 from eigen_lightning.run.errors import UserError
 
 SPAN = (1e-4, 1.0)

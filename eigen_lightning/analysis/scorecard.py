@@ -1,7 +1,6 @@
 """The scorecard: the same figures for learned directions and for each control, on the same samples."""
 
-import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,11 +10,8 @@ from torch import Tensor
 from eigen_lightning.analysis.curvature_statistics import CurvatureStatistics, CurvatureStatisticsMetric
 from eigen_lightning.analysis.health import Health, LeadMetric, Leads, health
 from eigen_lightning.analysis.top_examples import TopExamples, TopExamplesMetric
-from eigen_lightning.curvature import Curvature
+from eigen_lightning.curvature import LinearizedBatch, Linearizer
 from eigen_lightning.run.waiting import Waiting
-
-Batches = Callable[[], Iterable[Any]]
-"""A fresh pass over batches with ``inputs`` and ``sample_id``."""
 
 
 class Judged:
@@ -55,24 +51,16 @@ class Judged:
 
 @torch.no_grad()
 def judge(
-    curvature: Curvature,
-    batches: Iterable[Any],
+    batches: Iterable[tuple[Any, LinearizedBatch]],
     sets: Mapping[str, Float[Tensor, "K P"]],
-    rows: int,
     n_examples: int,
-    keep: bool = False,
-    group: Any = None,
 ) -> dict[str, Judged]:
     """Evaluate several sets of directions in one pass over samples; every rank has its share and gets the whole.
 
     Args:
-        curvature: of the target.
-        batches: with ``inputs`` and ``sample_id``.
+        batches: with ``sample_id``, and the same linearized.
         sets: directions by name.
-        rows: how many directions are evaluated at a time.
-        n_examples: how many top samples are kept of each direction.
-        keep: as in :meth:`Curvature.at`.
-        group: the processes that have a share of the samples; None for all.
+        n_examples: how many top samples are wanted of each direction.
     """
     everything = torch.cat(list(sets.values()))
     sizes = [len(directions) for directions in sets.values()]
@@ -85,12 +73,9 @@ def judge(
         )
         for name, directions in sets.items()
     }
-    for metric in itertools.chain.from_iterable(metrics.values()):
-        metric.process_group = group
     with Waiting("Judging the directions and their controls, batch", None) as waiting:
-        for done, batch in enumerate(batches, start=1):
-            evaluate = curvature.at(batch.inputs, rows, batch.sample_id, keep=keep)
-            values = torch.cat([evaluate(part) for part in everything.split(rows)])
+        for done, (batch, linearized) in enumerate(batches, start=1):
+            values = linearized.d2D(everything)
             for (statistics, leads, top), part in zip(metrics.values(), values.split(sizes), strict=True):
                 statistics.update(part)
                 leads.update(part)
@@ -103,15 +88,11 @@ def judge(
 
 
 def mean_by_feature(
-    curvature: Curvature, directions: Float[Tensor, "K P"], feature_inputs: Iterable[Tensor], rows: int
+    linearizer: Linearizer, directions: Float[Tensor, "K P"], feature_inputs: Iterable[Tensor]
 ) -> Float[Tensor, "K features"]:
     """Mean d2D of each direction over the samples on which one feature alone is present."""
-    columns = []
-    with torch.no_grad():
-        for inputs in feature_inputs:
-            evaluate = curvature.at(inputs.to(directions), rows)
-            columns.append(torch.cat([evaluate(part).flatten(1).mean(1) for part in directions.split(rows)]))
-    return torch.stack(columns, 1)
+    batches = (linearizer(inputs.to(directions.device)) for inputs in feature_inputs)
+    return torch.stack([batch.d2D(directions).flatten(1).mean(1) for batch in batches], 1)
 
 
 def orthonormal_basis(directions: Float[Tensor, "K P"]) -> Float[Tensor, "r P"]:

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import cast
 
-import torch
 import yaml
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 
@@ -55,8 +54,7 @@ def load_run(run_dir: str | Path, accelerator: str = "auto") -> tuple[SparseEige
             f"({data.fingerprint()[:12]}): the data has changed since; run `fit` again"
         )
     directions, _ = run.read_directions()
-    with torch.no_grad():
-        module.U.copy_(directions)
+    module.U.data = directions.to(module.U)
     return module, data
 
 
@@ -77,4 +75,4 @@ def _attach(module: SparseEigendecomposition, data: LightningDataModule, run: Ru
     module.configure_model()
     data.setup("validate")
     module.to(trainer.strategy.root_device)
-    module.target.to(module.device)
+    module.on_validation_start()

@@ -51,7 +51,6 @@ COMMANDS = {
     "stability": "eigen_lightning.cli.stability",
     "sweep-density": "eigen_lightning.cli.sweep_density",
     "sweep-lambda": "eigen_lightning.cli.sweep_lambda",
-    "verify-resume": "eigen_lightning.cli.verify_resume",
 }
 """The package's own commands: each a module whose function of the same name is the command."""
 

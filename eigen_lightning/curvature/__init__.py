@@ -1,25 +1,28 @@
 """Curvature of directions: exact, matrix-free, sample by sample."""
 
-from eigen_lightning.curvature.directional import Curvature, GaussNewton, Nested
+from eigen_lightning.curvature.batch import LinearizedBatch, Objective
 from eigen_lightning.curvature.divergence import KL, MSE, CrossEntropy, Divergence, divergence_named
-from eigen_lightning.curvature.factor import Factor
-from eigen_lightning.curvature.metric_cache import MetricCache
-from eigen_lightning.curvature.on_batch import CurvatureOnBatch
-from eigen_lightning.curvature.partwise import PartwiseSteepness
+from eigen_lightning.curvature.linearize import Linearizer, Network
+from eigen_lightning.curvature.memory import Chunk
+from eigen_lightning.curvature.parameters import ParameterSpace
 from eigen_lightning.curvature.readout import Readout
+from eigen_lightning.curvature.sample_cache import SampleCache
+from eigen_lightning.curvature.scale import Scale, TraceNormalization
 
 __all__ = [
     "KL",
     "MSE",
+    "Chunk",
     "CrossEntropy",
-    "Curvature",
-    "CurvatureOnBatch",
     "Divergence",
-    "Factor",
-    "GaussNewton",
-    "MetricCache",
-    "Nested",
-    "PartwiseSteepness",
+    "LinearizedBatch",
+    "Linearizer",
+    "Network",
+    "Objective",
+    "ParameterSpace",
     "Readout",
+    "SampleCache",
+    "Scale",
+    "TraceNormalization",
     "divergence_named",
 ]

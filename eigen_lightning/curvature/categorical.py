@@ -6,12 +6,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-FOLDED_SHARE = 4e-6
-"""What tokens may contribute in all to a metric's trace by their differences from each other to have these averaged
-over the batch, in single precision."""
+FOLDED_SHARE = 8e-6
+"""Share of any sample's metric, in trace norm, that averaging over the batch may change in single precision."""
 
 UNLIKELY = 1e-6
-"""Tokens less likely than this in every sample are candidates for that."""
+"""Tokens less likely than this on every sample are candidates for averaging."""
 
 
 def categorical_metric(
@@ -23,10 +22,10 @@ def categorical_metric(
     likeliest token taken as origin, every term is of the order of the remaining mass, and the float32 result keeps
     its digits. One GEMM against the packed products ``w_i w_j`` (i >= j), in chunks of the vocabulary.
 
-    Tokens that a model never met in training are unlikely everywhere and have nearly the same row in W: 42,817 of
-    50,257 in a model of TinyStories. In float32 their second moment is taken about their common mean, with the
-    covariance about that mean averaged over the batch: off by less than ``FOLDED_SHARE`` of the trace, in that model
-    by 4e-9. In float64 nothing is averaged.
+    Tokens a model never met in training are unlikely on every sample and have nearly the same row in W (42,817 of
+    50,257 in a model of TinyStories). In float32 their second moment is taken about their common mean, with the
+    covariance about that mean averaged over the batch, where this provably changes no sample's metric by more than
+    ``FOLDED_SHARE`` of its trace. In float64 nothing is averaged.
 
     Args:
         logits: at the trained weights.
@@ -83,11 +82,11 @@ def second_moments(
 
 @dataclass(frozen=True)
 class Folded:
-    """Moments of tokens whose differences from each other hardly matter in any sample.
+    """Moments of tokens whose differences from each other hardly matter on any sample of the batch.
 
     Attributes:
         others: all other tokens.
-        first: ``sum_v p[s, v] w_v`` over them.
+        first: ``sum_v p[s, v] w_v`` over the folded tokens, exact.
         second: ``sum_v p[s, v] w_v w_v^T``, their covariance about the common mean averaged over samples.
     """
 
@@ -99,10 +98,15 @@ class Folded:
     def find(
         cls, tail: Float[Tensor, "samples vocab"], rows: Float[Tensor, "vocab d"], origin: Float[Tensor, "samples d"]
     ) -> "Folded | None":
-        """Look for such tokens; None where they are less than a quarter of the vocabulary or would be missed.
+        """Look for such tokens; None where they are less than a quarter of the vocabulary or averaging would show.
+
+        Averaging replaces ``sum_v p[s, v] a_v a_v^T`` (a: distance from the common mean) by the sample's folded mass
+        times the batch's covariance. Both are positive semidefinite, so the trace norm of their difference is at most
+        the sum of their traces; the metric's trace is at least ``p_top sum_v p[s, v] |w_v - w_top|^2``. The ratio of
+        the two is held below ``FOLDED_SHARE`` on every sample.
 
         Args:
-            tail: probabilities of all tokens but the likeliest.
+            tail: probabilities of all tokens but the likeliest, for which it is zero.
             rows: W.
             origin: the likeliest token's row.
         """
@@ -112,45 +116,25 @@ class Folded:
         others = likely.nonzero().squeeze(1)
         if 4 * len(others) > 3 * len(rows):
             return None
-        alike = ~likely[:, None]
-        common = (rows * alike).sum(0) / (len(rows) - len(others))
-        apart = (rows - common) * alike
-        moments = tail @ torch.cat([apart, apart.square().sum(1, keepdim=True), alike.to(rows)], dim=1)
+        folded = ~likely[:, None]
+        common = (rows * folded).sum(0) / (len(rows) - len(others))
+        apart = (rows - common) * folded
+        moments = tail @ torch.cat([apart, apart.square().sum(1, keepdim=True), folded.to(rows)], dim=1)
         off, share, mass = moments[:, :-2], moments[:, -2], moments[:, -1]
-        if bool((share > FOLDED_SHARE * _trace(tail.index_select(1, others), rows[others], origin)).any()):
-            return None
         weights = tail.mean(0)
-        covariance = (apart * weights[:, None]).T @ apart / mass.mean()
+        covariance = (apart * weights[:, None]).T @ apart / mass.mean().clamp_min(torch.finfo(rows.dtype).tiny)
+        error = share + mass * covariance.trace()
+        p_top = 1 - tail.sum(1)
+        if bool((error > FOLDED_SHARE * p_top * _spread(tail.index_select(1, others), rows[others], origin)).any()):
+            return None
         cross = torch.einsum("si,j->sij", off, common)
         second = mass[:, None, None] * (torch.outer(common, common) + covariance) + cross + cross.mT
         return cls(others, off + mass[:, None] * common, second)
 
 
-def _trace(
+def _spread(
     probability: Float[Tensor, "samples vocab"], rows: Float[Tensor, "vocab d"], origin: Float[Tensor, "samples d"]
 ) -> Float[Tensor, " samples"]:
     """``sum_v p[s, v] |w_v - o_s|^2``."""
     cross = ((probability @ rows) * origin).sum(1)
     return probability @ rows.square().sum(1) - 2 * cross + probability.sum(1) * origin.square().sum(1)
-
-
-def truncated_categorical_metric(
-    logits: Float[Tensor, "*samples vocab"], weight: Float[Tensor, "vocab d"], top_k: int
-) -> tuple[Float[Tensor, "*samples d d"], Float[Tensor, "*samples"]]:
-    """The metric of the k likeliest tokens, renormalized, and the mass delta of the tokens left out.
-
-    With R the range of the tangents' logits over the vocabulary, d2D is off by at most ``5/4 delta R^2``: the variance
-    of a mixture is that of its parts plus that of their means.
-
-    Args:
-        logits: at the trained weights.
-        weight: the readout's weight W_U, one row a token.
-        top_k: how many tokens are kept.
-    """
-    log_mass = logits.logsumexp(-1)
-    kept, tokens = logits.topk(min(top_k, logits.shape[-1]), dim=-1)
-    rows = weight[tokens]
-    probability = kept.softmax(-1).unsqueeze(-1)
-    centered = rows - (probability * rows).sum(-2, keepdim=True)
-    metric = (probability * centered).mT @ centered
-    return metric, -torch.expm1(kept.logsumexp(-1) - log_mass)

@@ -7,15 +7,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
-from eigen_lightning.curvature.categorical import categorical_metric, truncated_categorical_metric
+from eigen_lightning.curvature.categorical import categorical_metric
 from eigen_lightning.run.errors import UserError, nearest
 
 
 class Divergence(ABC):
-    """A divergence D(f, f0) of outputs f from reference outputs f0 = f(x, W0), one number a sample.
+    """A divergence D(f, f0) of outputs f from reference outputs f0 = f(x, W0), one number per sample.
 
-    A user's own divergence writes :meth:`value`. It should vanish with its gradient at ``outputs == reference``;
-    where the gradient does not vanish, only nested products give its curvature.
+    A divergence of one's own writes :meth:`value`; it should vanish with its gradient at ``outputs == reference``.
+    Everything else is optional and faster; :func:`check_divergence` compares it with :meth:`value` before a run starts.
     """
 
     @abstractmethod
@@ -37,38 +37,15 @@ class Divergence(ABC):
 
         return vmap(second)(tangents)
 
-    def square_root(
-        self, tangents: Float[Tensor, "K n_out *samples"], reference: Float[Tensor, "*samples n_out"]
-    ) -> Float[Tensor, "K n_out *samples"]:
-        """``R t`` with ``R^T R = H_out``, the outputs' axis second: its squared norm is :meth:`quadratic_form`.
-
-        Raises:
-            NotImplementedError: where the divergence has none written down.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no square root of its Hessian written down")
-
-    def pull_back(
-        self, logits: Float[Tensor, "*samples n_out"], weight: Float[Tensor, "n_out d"]
-    ) -> Float[Tensor, "*samples d d"] | None:
-        """``W^T H_out W`` for a linear readout of weight W, or None where there is no better way than the outputs."""
+    def diagonal(self, reference: Float[Tensor, "*samples n_out"]) -> Float[Tensor, "*samples n_out"] | None:
+        """The diagonal of H_out where nothing else of it differs from zero; None (the default) otherwise."""
         return None
 
-    def pull_back_top(
-        self, logits: Float[Tensor, "*samples n_out"], weight: Float[Tensor, "n_out d"], top_k: int
-    ) -> tuple[Float[Tensor, "*samples d d"], Float[Tensor, "*samples"]]:
-        """As :meth:`pull_back` from the k likeliest outputs alone, and the probability mass that this leaves out.
-
-        Raises:
-            UserError: where the divergence is not one of distributions.
-        """
-        raise UserError(
-            f"expected a divergence of distributions for model.metric_top_k, got {type(self).__name__}: leave "
-            "metric_top_k at null"
-        )
-
-    def gradient_at_reference(self, reference: Float[Tensor, "*samples n_out"]) -> Float[Tensor, "*samples n_out"]:
-        """The gradient of D by the outputs at ``outputs == reference``; zero for a proper divergence."""
-        return grad(lambda outputs: self.value(outputs, reference).sum())(reference)
+    def pull_back(
+        self, outputs: Float[Tensor, "*samples n_out"], weight: Float[Tensor, "n_out d"]
+    ) -> Float[Tensor, "*samples d d"] | None:
+        """``W^T H_out W`` for a linear readout of weight W; None (the default) where outputs are evaluated instead."""
+        return None
 
 
 class MSE(Divergence):
@@ -80,12 +57,12 @@ class MSE(Divergence):
     def quadratic_form(self, tangents: Tensor, reference: Tensor) -> Tensor:
         return tangents.square().sum(-1) * (2 / reference.shape[-1])
 
-    def square_root(self, tangents: Tensor, reference: Tensor) -> Tensor:
-        return tangents * (2 / reference.shape[-1]) ** 0.5
+    def diagonal(self, reference: Tensor) -> Tensor:
+        return torch.full_like(reference, 2 / reference.shape[-1])
 
-    def pull_back(self, logits: Tensor, weight: Tensor) -> Tensor:
-        metric = weight.T @ weight * (2 / logits.shape[-1])
-        return metric.expand(*logits.shape[:-1], *metric.shape)
+    def pull_back(self, outputs: Tensor, weight: Tensor) -> Tensor:
+        metric = weight.T @ weight * (2 / outputs.shape[-1])
+        return metric.expand(*outputs.shape[:-1], *metric.shape)
 
 
 class _Categorical(Divergence):
@@ -96,15 +73,8 @@ class _Categorical(Divergence):
         mean = torch.einsum("...v,k...v->k...", probability, tangents)
         return torch.einsum("...v,k...v->k...", probability, (tangents - mean.unsqueeze(-1)).square())
 
-    def square_root(self, tangents: Tensor, reference: Tensor) -> Tensor:
-        probability = reference.softmax(-1, dtype=torch.float64).to(reference).movedim(-1, 0)
-        return probability.sqrt() * (tangents - (probability * tangents).sum(1, keepdim=True))
-
-    def pull_back(self, logits: Tensor, weight: Tensor) -> Tensor:
-        return categorical_metric(logits, weight)
-
-    def pull_back_top(self, logits: Tensor, weight: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-        return truncated_categorical_metric(logits, weight, top_k)
+    def pull_back(self, outputs: Tensor, weight: Tensor) -> Tensor:
+        return categorical_metric(outputs, weight)
 
 
 class KL(_Categorical):
@@ -135,3 +105,61 @@ def divergence_named(name: str) -> Divergence:
     if name not in NAMED:
         raise UserError(f"expected a divergence named {', '.join(NAMED)}, got {name!r}{nearest(name, NAMED)}")
     return NAMED[name]()
+
+
+CHECKED_SAMPLES = 16
+STEP = 1e-4
+"""Finite-difference step, in units of the outputs' own spread: truncation and float64 rounding are both near 1e-8."""
+
+
+@torch.no_grad()
+def check_divergence(divergence: Divergence, outputs: Float[Tensor, "*samples n_out"]) -> None:
+    """Compare what a divergence declares with finite differences of its :meth:`~Divergence.value`, in float64.
+
+    Args:
+        divergence: any.
+        outputs: of the network at W0 on a few samples.
+
+    Raises:
+        UserError: where the gradient at W0 does not vanish, or quadratic form, diagonal or pull-back are those of
+            another divergence (a subclass of KL or MSE that overrides ``value`` alone inherits them).
+    """
+    reference = outputs.reshape(-1, outputs.shape[-1])[:CHECKED_SAMPLES].double()
+    generator = torch.Generator().manual_seed(0)
+    spread = float(reference.std(correction=0)) or float(reference.abs().max()) or 1.0
+    tangent = spread * torch.randn(reference.shape, generator=generator, dtype=torch.float64).to(reference.device)
+    name = type(divergence).__name__
+    gradient, elsewhere = (
+        grad(lambda at: divergence.value(at, reference).sum())(point).abs().max()
+        for point in (reference, reference + tangent)
+    )
+    # Relative to the gradient one spread away, so that outputs of any scale are judged alike.
+    if not gradient <= 1e-6 * elsewhere:
+        raise UserError(
+            f"expected a divergence whose gradient vanishes at the trained weights, got {name}, whose gradient is "
+            f"{float(gradient):.3g} there against {float(elsewhere):.3g} one standard deviation away: subtract "
+            "its value at W0, or use `curvature: nested`"
+        )
+    ahead, here, behind = (divergence.value(reference + step * tangent, reference) for step in (STEP, 0.0, -STEP))
+    expected = (ahead - 2 * here + behind) / STEP**2
+    declared = {"quadratic_form": divergence.quadratic_form(tangent[None], reference)[0]}
+    diagonal = divergence.diagonal(reference)
+    if diagonal is not None:
+        declared["diagonal"] = (diagonal * tangent.square()).sum(-1)
+    weight = torch.randn(reference.shape[-1], 2, generator=generator, dtype=torch.float64).to(reference.device)
+    metric = divergence.pull_back(reference, weight)
+    if metric is not None:
+        along = weight.new_tensor([1.0, -2.0])
+        declared["pull_back"] = along @ metric @ along
+        through = spread * (weight @ along).expand_as(reference)
+        ends = (divergence.value(reference + step * through, reference) for step in (STEP, -STEP))
+        pulled_back = (sum(ends) - 2 * here) / (STEP * spread) ** 2
+    for what, got in declared.items():
+        wanted = pulled_back if what == "pull_back" else expected
+        if not torch.allclose(got, wanted, rtol=1e-2, atol=1e-2 * float(wanted.abs().max())):
+            worst = int((got - wanted).abs().argmax())
+            raise UserError(
+                f"expected {name}.{what} to agree with the second difference of {name}.value, "
+                f"{float(wanted[worst]):.4g} on one sample, got {float(got[worst]):.4g}: override it with value, or "
+                "derive from Divergence, which needs value alone"
+            )

@@ -7,6 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eigen_lightning.curvature.divergence import Divergence
+from eigen_lightning.run.errors import UserError
+
+SAMPLES_AT_ONCE = 512
+"""Samples whose outputs are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -22,76 +26,48 @@ class Readout:
     bias: Float[Tensor, " n_out"] | None = None
 
     def __call__(self, hidden: Float[Tensor, "*samples d"]) -> Float[Tensor, "*samples n_out"]:
-        return torch.nn.functional.linear(hidden, self.weight, self.bias)
-
-
-class DroppedMass:
-    """How much probability top-k metrics have left out so far; kept on the device, read when asked for."""
-
-    def __init__(self) -> None:
-        self._largest: Tensor | None = None
-        self._total: Tensor | None = None
-        self._count = 0
-
-    def add(self, mass: Float[Tensor, " samples"]) -> None:
-        """Take in the mass that each sample's metric leaves out."""
-        self._largest = mass.max() if self._largest is None else torch.maximum(self._largest, mass.max())
-        self._total = mass.sum() if self._total is None else self._total + mass.sum()
-        self._count += len(mass)
-
-    def facts(self) -> dict[str, float] | None:
-        """Mean and maximum over samples; None before the first."""
-        if self._total is None or self._largest is None:
-            return None
-        return {"mean": float(self._total) / self._count, "maximum": float(self._largest)}
-
-
-def metric_pays(readout: Readout, evaluations: int) -> bool:
-    """Whether the pulled-back metric takes less work than going through the outputs.
-
-    A token's metric costs ``d (d + 1) n_out`` operations and the outputs ``2 d n_out`` more, once; a direction's
-    tangent through the readout and back ``4 d n_out``, each time.
-
-    Args:
-        readout: the network's end.
-        evaluations: how often a token is evaluated along a direction, with gradient, over the whole run.
-    """
-    return readout.weight.shape[1] + 3 < 4 * evaluations
+        bias = None if self.bias is None else self.bias.to(hidden)
+        return torch.nn.functional.linear(hidden, self.weight.to(hidden), bias)
 
 
 def pulled_back_metric(
-    divergence: Divergence,
-    readout: Readout,
-    hidden: Float[Tensor, "*samples d"],
-    samples_at_once: int = 512,
-    top_k: int | None = None,
-    dropped: DroppedMass | None = None,
+    divergence: Divergence, readout: Readout, hidden: Float[Tensor, "*samples d"]
 ) -> Float[Tensor, "*samples d d"]:
-    """M with ``d2D = t^T M t`` for the tangent t of the tensor before the readout.
+    """M with ``d2D = t^T M t`` for the tangent t of the tensor before the readout (DESIGN section 2).
 
-    M depends on neither the direction nor the epoch; with it the outputs, however many, cost nothing a direction.
+    M depends on neither direction nor epoch; with it the outputs, however many, cost nothing per direction.
 
     Args:
-        divergence: one that has a pull back.
+        divergence: one whose :meth:`Divergence.pull_back` is not None.
         readout: the network's end.
-        hidden: the tensor before it, at the trained weights.
-        samples_at_once: how many samples' outputs are held at a time.
-        top_k: keep only this many of the likeliest outputs; None keeps all.
-        dropped: where the probability left out is noted.
+        hidden: the tensor before it, at W0.
+    """
+    flat, weight = hidden.reshape(-1, hidden.shape[-1]), readout.weight.to(hidden)
+    parts = [divergence.pull_back(readout(part), weight) for part in flat.split(SAMPLES_AT_ONCE)]
+    return torch.cat(parts).reshape(*hidden.shape, hidden.shape[-1])  # type: ignore[arg-type]
+
+
+def has_pull_back(divergence: Divergence) -> bool:
+    """Whether a divergence defines a pull-back at all."""
+    return divergence.pull_back(torch.zeros(1, 2), torch.eye(2)) is not None
+
+
+def check_readout(
+    readout: Readout, hidden: Float[Tensor, "*samples d"], outputs: Float[Tensor, "*samples n_out"]
+) -> None:
+    """Compare what a readout makes of the hidden tensor with the network's own outputs.
 
     Raises:
-        TypeError: where the divergence has no pull back.
+        UserError: where they differ: something else (a scale, a soft-cap, another layer) follows the readout.
     """
-    flat = hidden.reshape(-1, hidden.shape[-1])
-    parts = []
-    for part in flat.split(samples_at_once):
-        if top_k is None:
-            metric = divergence.pull_back(readout(part), readout.weight)
-        else:
-            metric, mass = divergence.pull_back_top(readout(part), readout.weight, top_k)
-            if dropped is not None:
-                dropped.add(mass)
-        if metric is None:
-            raise TypeError(f"{type(divergence).__name__} has no pull back; evaluate it on the outputs")
-        parts.append(metric)
-    return torch.cat(parts).reshape(*hidden.shape, hidden.shape[-1])
+    expected, got = outputs.float(), readout(hidden)
+    tolerance = max(1e-3, 10 * torch.finfo(outputs.dtype).eps) * float(expected.abs().max())
+    if got.shape != expected.shape or not torch.allclose(got, expected, rtol=0, atol=tolerance):
+        apart = f"shape {list(got.shape)} against {list(expected.shape)}"
+        if got.shape == expected.shape:
+            largest = float((got - expected).abs().max())
+            apart = f"a difference of {largest:.3g} at outputs of up to {float(expected.abs().max()):.3g}"
+        raise UserError(
+            f"expected the target's readout applied to its hidden tensor to give its outputs, got {apart}: name the "
+            "last linear layer and the tensor that enters it, or return None from `readout`"
+        )

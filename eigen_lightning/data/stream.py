@@ -193,14 +193,13 @@ class SampleStream(LightningDataModule, ABC):
         return self._loader(self.evaluation_sets["heldout"])
 
     def _loader(self, samples: SampleSet, **order: Any) -> DataLoader:
-        # Where a strategy splits the model as well as the data, its ranks and number of replicas are not the trainer's.
-        replicas = (self.trainer and self.trainer.distributed_sampler_kwargs) or {"num_replicas": 1, "rank": 0}
+        ranks = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         batches = EpochBatches(
             len(samples),
             self.batch_size,
             seed=self.resolved_seed,
-            rank=replicas["rank"],
-            world_size=replicas["num_replicas"],
+            rank=ranks[0],
+            world_size=ranks[1],
             **order,
         )
         return ResumableLoader(

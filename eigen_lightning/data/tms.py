@@ -22,6 +22,30 @@ def sparse_features(
     return strength.masked_fill_(strength >= 1, 0.0)
 
 
+def nonempty_features(
+    rows: int, features: int, probability: float, generator: torch.Generator
+) -> Float[Tensor, "rows features"]:
+    """As :func:`sparse_features`, given that at least one is present.
+
+    The first one present is drawn from a truncated geometric distribution; those after it are independent.
+
+    Args:
+        rows: how many samples.
+        features: how many features each has.
+        probability: how often each is present, in (0, 1].
+        generator: where chance comes from.
+
+    Returns:
+        Features uniform in [0, 1), zero where absent.
+    """
+    absent = 1 - probability
+    ways = absent ** torch.arange(features, dtype=torch.float64)
+    first = torch.multinomial(ways, rows, replacement=True, generator=generator)[:, None]
+    place = torch.arange(features)
+    present = (place == first) | ((place > first) & (torch.rand(rows, features, generator=generator) < probability))
+    return torch.rand(rows, features, generator=generator) * present
+
+
 def single_features(features: int, values: int) -> Float[Tensor, "samples features"]:
     """Exactly one feature present in each row: every feature with ``values`` values 1/values, 2/values, ..., 1.
 
@@ -32,15 +56,19 @@ def single_features(features: int, values: int) -> Float[Tensor, "samples featur
 
 
 class TMSSamples(GeneratedSet):
-    """A stream of sparse features."""
+    """A stream of sparse features, with or without samples in which no feature is present."""
 
-    def __init__(self, name: str, first_id: int, length: int, seed: int, features: int, probability: float) -> None:
+    def __init__(
+        self, name: str, first_id: int, length: int, seed: int, features: int, probability: float, empty: bool
+    ) -> None:
         super().__init__(name, first_id, length, seed)
         self.features = features
         self.probability = probability
+        self.empty = empty
 
     def draw(self, generator: torch.Generator, rows: int) -> Float[Tensor, "rows features"]:
-        return sparse_features(rows, self.features, self.probability, generator)
+        draw = sparse_features if self.empty else nonempty_features
+        return draw(rows, self.features, self.probability, generator)
 
 
 class TMS(SampleStream):
@@ -54,23 +82,27 @@ class TMS(SampleStream):
 
     def __init__(
         self,
-        features: int = 5,
+        features: int | None = None,
         probability: float = 0.05,
         batch_size: int = 256,
         samples_per_epoch: int = 16384,
         heldout_samples: int = 4096,
         values_per_feature: int = 100,
+        empty_samples: bool = False,
         num_workers: int = 0,
         seed: int | None = None,
     ) -> None:
         """
         Args:
-            features: number of features, the network's inputs.
+            features: number of features, the network's inputs; the target's where None.
             probability: how often each feature is present, in (0, 1].
             batch_size: samples a step, over all devices.
             samples_per_epoch: training samples an epoch, fresh in every epoch.
             heldout_samples: size of "heldout".
             values_per_feature: samples of each feature in "single_feature".
+            empty_samples: whether samples without any feature are learned from too. With 5 features of 5 % they are
+                77 %, all the same, and where a bias is above zero a direction for it alone outweighs rare features.
+                "heldout" holds them in any case.
             num_workers: processes that load ahead, for each loader; 0 is fastest here.
             seed: seed of the samples; the run's seed where None.
 
@@ -85,7 +117,7 @@ class TMS(SampleStream):
             "values_per_feature": values_per_feature,
         }
         for field, count in counts.items():
-            if count < 1:
+            if count is not None and count < 1:
                 raise UserError(f"expected {field} of at least 1, got {count}; leave it out for the default")
         if not 0 < probability <= 1:
             raise UserError(f"expected a probability in (0, 1], got {probability}; use 0.05, say")
@@ -94,16 +126,27 @@ class TMS(SampleStream):
         self.samples_per_epoch = samples_per_epoch
         self.heldout_samples = heldout_samples
         self.values_per_feature = values_per_feature
+        self.empty_samples = empty_samples
 
     def sample_sets(self, seed: int) -> tuple[SampleSet, dict[str, SampleSet]]:
+        features = self._features()
         generator = torch.Generator().manual_seed(derive_seed(seed, "heldout"))
-        inputs = sparse_features(self.heldout_samples, self.features, self.probability, generator)
+        inputs = sparse_features(self.heldout_samples, features, self.probability, generator)
         heldout = FixedSet("heldout", 0, inputs)
-        single = FixedSet("single_feature", len(heldout), single_features(self.features, self.values_per_feature))
+        single = FixedSet("single_feature", len(heldout), single_features(features, self.values_per_feature))
         first_id = single.first_id + len(single)
-        train = TMSSamples("train", first_id, self.samples_per_epoch, seed, self.features, self.probability)
+        train = TMSSamples(
+            "train", first_id, self.samples_per_epoch, seed, features, self.probability, self.empty_samples
+        )
         return train, {"heldout": heldout, "single_feature": single}
 
+    def _features(self) -> int:
+        target = getattr(self.trainer and self.trainer.lightning_module, "target", None)
+        features = getattr(target, "features", None) if self.features is None else self.features
+        if features is None:
+            raise UserError("expected data.features, or a target that has a number of features, got neither: set it")
+        return features
+
     def identity(self) -> dict[str, Any]:
-        fields = ("features", "probability", "samples_per_epoch", "heldout_samples", "values_per_feature")
-        return {field: getattr(self, field) for field in fields}
+        fields = ("probability", "samples_per_epoch", "heldout_samples", "values_per_feature", "empty_samples")
+        return {"features": self._features(), **{field: getattr(self, field) for field in fields}}

@@ -1,50 +1,52 @@
-"""What a checkpoint keeps of a decomposition beside U and the optimizers."""
+"""What a checkpoint holds of a decomposition beside U and the optimizers: primitives alone."""
 
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
-from eigen_lightning.learning.normalization import Scale
+from eigen_lightning.curvature import Scale
 from eigen_lightning.run.errors import UserError
 
 KEY = "decomposition"
 
 
-def saved(module: Any) -> dict[str, Any]:
-    """The part of the checkpoint: primitives alone."""
-    return {
-        "target_fingerprint": module.target.fingerprint(),
-        "optimizers": [type(optimizer).__name__ for optimizer in module.trainer.optimizers],
-        "started": module.started,
-        "scale": None if module.scaled.scale is None else asdict(module.scaled.scale),
-        "rows": module.scaled.rows,
-    }
+@dataclass(frozen=True)
+class Learned:
+    """What the start of a run decides for the rest of it.
+
+    Attributes:
+        scale: what d2D is divided by; None leaves it as it is.
+        objective: what stage 1 climbs.
+        exponent: of d2D in it.
+        gains: of the greedy choice, relative to the first; empty where nothing was chosen.
+        sharing: how many directions share a sample; None where it was not measured.
+    """
+
+    scale: Scale | None
+    objective: Literal["coverage", "steepness"]
+    exponent: float
+    gains: list[float] = field(default_factory=list)
+    sharing: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Primitives, as checkpoint and manifest hold them."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Learned":
+        """The inverse of :meth:`to_json`."""
+        scale = values["scale"]
+        return cls(**{**values, "scale": None if scale is None else Scale(**scale)})
 
 
-def restore(module: Any, checkpoint: dict[str, Any]) -> None:
-    """Take it back.
+def check_same(saved: dict[str, Any], current: dict[str, Any], prefix: str = "model.") -> None:
+    """Refuse to go on from a checkpoint with other settings than it was written with.
 
     Raises:
-        UserError: where the checkpoint is of another target, another number of directions or other optimizers.
+        UserError: naming the first setting that differs, with both values.
     """
-    kept = checkpoint[KEY]
-    fingerprint = module.target.fingerprint()
-    if kept["target_fingerprint"] != fingerprint:
-        raise UserError(
-            f"expected a checkpoint of the target {fingerprint[:12]}, got one of {kept['target_fingerprint'][:12]}: "
-            "give the run folder and configuration it was saved with"
-        )
-    found = len(checkpoint["state_dict"]["U"])
-    if found != module.n_directions:
-        raise UserError(
-            f"expected a checkpoint of model.n_directions of {found} as it was saved, got {module.n_directions}: set "
-            "it back, or start a new run"
-        )
-    optimizers = [type(optimizer).__name__ for optimizer in module.configure_optimizers()]
-    if kept["optimizers"] != optimizers:
-        raise UserError(
-            f"expected the optimizers of the checkpoint, {' and '.join(kept['optimizers'])}, got "
-            f"{' and '.join(optimizers)}: set model.stage1 and model.stage2 back, or start a new run"
-        )
-    module.started = kept["started"]
-    module.scaled.scale = None if kept["scale"] is None else Scale(**kept["scale"])
-    module.scaled.rows = kept["rows"]
+    for name in sorted({*saved, *current}):
+        if saved.get(name) != current.get(name):
+            raise UserError(
+                f"expected {prefix}{name} of {saved.get(name)} as the checkpoint was written with, got "
+                f"{current.get(name)}: set it back, or start a new run"
+            )

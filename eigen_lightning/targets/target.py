@@ -25,11 +25,15 @@ class Target(ABC):
     A target is no ``nn.Module`` on purpose: it stays out of checkpoints, optimizers and DDP's buckets.
 
     Attributes:
+        default_divergence: the divergence where a run names none.
+        static_graph: whether no shape, index or branch of the network depends on values, so that a trace of it may
+            serve all batches of a shape.
         network: the network in evaluation mode, frozen; there after :meth:`load`.
         space: the chosen parameters; there after :meth:`load`.
     """
 
     default_divergence: ClassVar[str] = "mse"
+    static_graph: bool = False
     network: nn.Module
     space: ParameterSpace
 
@@ -83,13 +87,6 @@ class Target(ABC):
     def hidden(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Float[Tensor, "batch *positions d"]:
         """The tensor before :attr:`readout`; pure like :meth:`outputs`."""
         raise TypeError(f"{type(self).__name__} has no linear readout to take the tensor before")
-
-    def jacobian(self, inputs: Tensor) -> tuple[Float[Tensor, "batch n_out"], Float[Tensor, "P n_out batch"]] | None:
-        """The outputs and their derivative by the chosen parameters at W0, where a small network has a closed form.
-
-        None, as by default, has them found by passes through the network, which give the same and take longer.
-        """
-        return None
 
     def check_inputs(self, inputs: Tensor) -> None:
         """Refuse inputs the network cannot take. Called once a data set, before any work is spent on it.

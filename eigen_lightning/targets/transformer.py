@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.func import functional_call, jvp
+from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from eigen_lightning.curvature.readout import Readout
@@ -23,6 +23,10 @@ from eigen_lightning.targets.readout import readout_of, why_no_readout
 from eigen_lightning.targets.target import Target
 
 logger = logging.getLogger(__name__)
+
+
+STATIC_GRAPHS = ("gemma2", "gpt2", "gpt_neo", "gpt_neox", "llama", "mistral", "opt", "phi", "qwen2", "qwen3")
+"""Model types whose computation depends on no values (tests/targets/test_transformer.py): not those with experts."""
 
 
 class Transformer(Target):
@@ -75,14 +79,12 @@ class Transformer(Target):
         """Load the model, freeze it, choose its parameters and find its readout.
 
         Raises:
-            UserError: where ``name`` is no model, a pattern in ``parameters`` matches nothing, or the network has a
-                part without forward-mode derivative.
+            UserError: where ``name`` is no model, a pattern in ``parameters`` matches nothing.
         """
         super().load(run)
         places = bridge_parameters.slots(self._model)
         self._places = {name: places[self._network_names[name]] for name in self.space.names}
         self._body = _Body(self._model)
-        self._check_forward_mode()
         self.readout_reason = why_no_readout(self._model, self.weights.values())
 
     def parameter_names(self) -> dict[str, str]:
@@ -104,6 +106,11 @@ class Transformer(Target):
         by_place = {f"model.{place}": tensor for name, tensor in weights.items() for place in self._places[name]}
         with self._precision():
             return functional_call(self._body, by_place, (inputs,), tie_weights=False)
+
+    @property
+    def static_graph(self) -> bool:  # type: ignore[override]
+        """Whether this model type is known to compute the same for all values."""
+        return self._config.model_type in STATIC_GRAPHS
 
     @property
     def readout(self) -> Readout | None:
@@ -175,18 +182,6 @@ class Transformer(Target):
         cast(Any, self.network).to(device=device, dtype=dtype, print_details=False)
         self.dtype = dtype or self.dtype
         return self
-
-    def _check_forward_mode(self) -> None:
-        weights = self.weights
-        tangents = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
-        tokens = torch.zeros(1, 2, dtype=torch.long, device=next(self._model.parameters()).device)
-        try:
-            jvp(lambda moved: self.hidden(moved, tokens), (weights,), (tangents,))
-        except RuntimeError as error:
-            raise UserError(
-                f"expected a network with forward-mode derivatives, got {type(self._model).__name__} "
-                f"({pretrained.one_line(error)}); take a model of another architecture"
-            ) from error
 
     @property
     def _model(self) -> Any:

@@ -36,7 +36,7 @@ class Cards(EvaluationCallback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         run = run_folder_of(trainer)
-        directions = pl_module.whole_directions()
+        directions = pl_module.U.detach()
         if trainer.is_global_zero and run.top_examples.exists() and hasattr(self, "_counts"):
             samples = trainer.datamodule.evaluation_sets["heldout"]  # type: ignore[attr-defined]
             run.write_lines(run.cards, cards(pl_module, samples, directions, run.read_top_examples(), self._counts))
@@ -84,7 +84,7 @@ def _contexts(module: Any, samples: Any, directions: Tensor, lines: list[dict[st
             part = identities[start : start + WINDOWS_AT_ONCE]
             batch = samples.batch(0, torch.tensor([samples.locate(identity)[1] for identity in part]))
             batch = type(batch)(batch.inputs.to(module.device), batch.sample_id)
-            curvature = module.scaled.values(directions, batch, scaled=False, keep=True).cpu()
+            curvature = module.linearize(batch, samples).d2D(directions).cpu()
             for column, identity in enumerate(part):
                 for k in wanted[identity]:
                     values[k, identity] = [float(f"{value:.4g}") for value in curvature[k, column].tolist()]

@@ -55,9 +55,8 @@ def effects_on(
         batch = samples.batch(0, torch.arange(len(samples)))
         top = Samples(batch.inputs.to(module.device))
     moved = torch.cat(list(moved_outputs(module.target, direction, deltas, top))).cpu()
-    evaluate = module.curvature.at(top.inputs, module.rows)
-    with torch.no_grad():
-        values = evaluate(direction[None])[0].flatten(1) if moved.ndim > 3 else evaluate(direction[None])[0]
+    values = module.linearizer(top.inputs).d2D(direction[None])[0]
+    values = values.flatten(1) if moved.ndim > 3 else values
     rows = zip(top.inputs.tolist(), values.tolist(), *moved.tolist(), strict=True)
     names = ("input", "value", "before", "plus", "minus")
     return {"delta": delta, "outputs": [dict(zip(names, row, strict=True)) for row in rows]}

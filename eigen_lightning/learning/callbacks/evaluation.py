@@ -58,9 +58,6 @@ class EvaluationCallback(Callback, ABC):
     def _start(self, module: LightningModule, sets: list[str]) -> None:
         self._sets = sets
         self._metrics = {name: metric.to(module.device) for name, metric in self.metrics(module, sets).items()}
-        for metric in self._metrics.values():
-            # Processes that share U by rows see the same samples, which count once.
-            metric.process_group = module.layout.samples_group
 
 
 def run_folder_of(trainer: Trainer) -> RunFolder:

@@ -36,12 +36,6 @@ class Health(EvaluationCallback):
         self.found = Found()
         self._steepness: Tensor | None = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.reseed and pl_module.layout.shared:
-            raise UserError(
-                "expected Health without reseed where U is split over devices by rows, got reseed: true; leave it out"
-            )
-
     def metrics(self, module: LightningModule, sets: list[str]) -> dict[str, Metric]:
         return {"heldout": LeadMetric(module.n_directions)}  # type: ignore[arg-type]
 
@@ -59,8 +53,8 @@ class Health(EvaluationCallback):
 
     def finish(self, trainer: Trainer, module: LightningModule, results: dict[str, Any]) -> None:
         leads: Leads = results["heldout"]
-        directions = module.whole_directions()
-        found = module.layout.agreed(None if directions is None else health(directions, leads.count))
+        directions = module.U.detach()
+        found = health(directions, leads.count)
         self._steepness = leads.steepness
         module.log_dict({f"health/{kind}": float(count) for kind, count in found.counts().items()}, rank_zero_only=True)
         if not found and found != self.found and trainer.is_global_zero:

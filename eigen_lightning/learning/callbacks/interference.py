@@ -34,9 +34,7 @@ class Interference(EvaluationCallback):
 
     def finish(self, trainer: Trainer, module: LightningModule, results: dict[str, Any]) -> None:
         statistics: CurvatureStatistics = results["heldout"]
-        directions = module.whole_directions()
-        if directions is None:
-            return
+        directions = module.U.detach()
         steepness, interference = statistics.steepness, statistics.interference(directions)
         scalars = {
             "heldout/steepness": steepness,

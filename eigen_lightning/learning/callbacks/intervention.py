@@ -13,7 +13,6 @@ from eigen_lightning.analysis.intervention import (
     SPAN,
     Intervention,
     Samples,
-    divergences,
     equally_sensitive,
     intervene,
     random_directions,
@@ -29,11 +28,8 @@ from eigen_lightning.run.waiting import Waiting
 POOL = 4096
 """Samples from which random ones are drawn."""
 
-EXACT_UP_TO = 512
-"""Parameters up to which a sample's sensitivity is the trace of its Hessian."""
-
-PROBES, PROBED_POOL, PROBE_STEP = 4, 1024, 0.05
-"""Beyond: how many random directions it is measured along, on how many samples, and the step in norms of W0."""
+MANY_CONTROLS_UP_TO = 512
+"""Parameters up to which random directions cost nothing."""
 
 LEAST_RANDOM = 20
 """Random samples at least, where a direction has fewer top samples."""
@@ -60,7 +56,7 @@ class Interventions(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         run = run_folder_of(trainer)
-        directions = pl_module.whole_directions()
+        directions = pl_module.U.detach()
         if trainer.is_global_zero and run.top_examples.exists():
             run.write_json(run.interventions, self.check(pl_module, trainer.datamodule, run, directions))  # type: ignore[attr-defined]
 
@@ -98,7 +94,7 @@ class Interventions(Callback):
         }
 
     def _controls(self, module: Any) -> int:
-        return self.controls or (16 if module.target.space.size <= EXACT_UP_TO else 2)
+        return self.controls or (16 if module.target.space.size <= MANY_CONTROLS_UP_TO else 2)
 
     def _one(
         self,
@@ -138,9 +134,6 @@ class Interventions(Callback):
 class SensitivityPool:
     """Held-out samples, with how much a random step of the chosen parameters moves the output on each.
 
-    For few parameters that is the trace of the sample's Hessian; for many, the mean true divergence after a few
-    random steps of one size, which is the trace up to a common factor and the noise of few steps.
-
     Attributes:
         available: held-out samples in all.
         sample_id: identity of each pool sample.
@@ -151,15 +144,11 @@ class SensitivityPool:
     position: Int[Tensor, " pool"] | None = None
 
     def __init__(self, module: Any, samples: SampleSet) -> None:
-        self._module, self._exact = module, module.target.space.size <= EXACT_UP_TO
-        size, seed = module.target.space.size, derive_seed(run_seed(), "sensitivity")
-        probes = torch.eye(size) if self._exact else random_directions(PROBES, size, seed)
-        self._probes = probes.to(module.device, module.U.dtype)
+        self._module, seed = module, derive_seed(run_seed(), "sensitivity")
         each = self._positions(samples)
         self.available = len(samples) * max(1, each)
         generator = torch.Generator().manual_seed(seed)
-        limit = POOL if self._exact else PROBED_POOL
-        chosen = torch.randperm(self.available, generator=generator)[:limit].sort().values
+        chosen = torch.randperm(self.available, generator=generator)[:POOL].sort().values
         index = chosen // max(1, each)
         self.sample_id = samples.batch(0, index).sample_id
         if each:
@@ -178,15 +167,10 @@ class SensitivityPool:
         return Samples(_batch_of(of, sample_id).inputs.to(device), None if position is None else position.to(device))
 
     def sensitivity_of(self, of: SampleSet, sample_id: Tensor, position: Tensor | None) -> Float[Tensor, " n"]:
-        """How sensitive the samples named are."""
-        module, given = self._module, self.samples(of, sample_id, position)
-        if not self._exact:
-            step = PROBE_STEP * module.target.space.flatten(module.target.weights).double().norm().cpu()[None]
-            moved = [divergences(module.target, module.divergence, probe, step, given) for probe in self._probes]
-            return torch.cat(moved).mean(0).cpu()
-        evaluate = module.curvature.at(given.inputs, module.rows)
-        with torch.no_grad():
-            traces = sum(evaluate(part).sum(0) for part in self._probes.split(module.rows)).cpu()
+        """How sensitive the samples named are: the trace of each one's Hessian."""
+        batch = _batch_of(of, sample_id)
+        batch = type(batch)(batch.inputs.to(self._module.device), batch.sample_id)
+        traces = self._module.linearize(batch, of).trace.cpu()
         return traces if position is None else traces.flatten(1)[torch.arange(len(traces)), position]
 
     def _positions(self, samples: SampleSet) -> int:

@@ -20,11 +20,7 @@ class PredictionWriter(Callback):
         import pyarrow.parquet as pq
 
         run = run_folder_of(trainer)
-        layout: Any = pl_module.layout
-        self._writes = layout.leads
-        if not self._writes:
-            return
-        suffix = f".rank{layout.replica}" if layout.replicas > 1 else ""
+        suffix = f".rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         self.path = run.path / f"predictions{suffix}.parquet"
         self._partial = self.path.with_name(f".{self.path.name}.partial")
         self._columns = [f"direction_{k:03d}" for k in range(pl_module.n_directions)]  # type: ignore[arg-type]
@@ -42,8 +38,6 @@ class PredictionWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if not self._writes:
-            return
         directions, n_batch = outputs.shape[:2]
         flat = outputs.reshape(directions, n_batch, -1)
         positions = torch.arange(flat.shape[2])
@@ -57,7 +51,5 @@ class PredictionWriter(Callback):
         self._writer.write_table(pa.table(table, schema=self._writer.schema))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._writes:
-            return
         self._writer.close()
         self._partial.replace(self.path)

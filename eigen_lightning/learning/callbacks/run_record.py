@@ -70,7 +70,7 @@ class RunRecord(Callback):
         self._write_manifest(trainer, pl_module, "interrupted" if trainer.interrupted else "complete")
 
     def _write_directions(self, trainer: Trainer, module: Any) -> None:
-        directions = module.whole_directions()
+        directions = module.U.detach()
         if trainer.is_global_zero:
             run_folder_of(trainer).write_directions(directions, module.target.space.shape_of)
 

@@ -19,9 +19,11 @@ from eigen_lightning.analysis.controls import (
 )
 from eigen_lightning.analysis.language import reading
 from eigen_lightning.analysis.recovery import recovery
+from eigen_lightning.curvature import LinearizedBatch
 from eigen_lightning.data.epoch_batches import EpochBatches
 from eigen_lightning.learning.callbacks.evaluation import run_folder_of
 from eigen_lightning.learning.callbacks.top_examples import describe
+from eigen_lightning.run.collectives import reduced
 from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.seeding import run_seed
 
@@ -49,8 +51,7 @@ COLUMNS = ("learned", "random", "pca", "oracle")
 
 class Scorecard(Callback):
     """Judges U and, on the same samples, three controls: random unit directions, the principal directions of the mean
-    Hessian (learned on training samples) and, where the target knows its features, the true directions. A device must
-    have room for all of them at once, also where U is split over several.
+    Hessian (learned on training samples) and, where the target knows its features, the true directions.
 
     Args:
         every_n_epochs: how often while training; null judges once, when training ends.
@@ -101,11 +102,7 @@ class Scorecard(Callback):
 
     def write(self, trainer: Trainer, module: Any) -> None:
         """Judge now; called on every rank, written by the first."""
-        directions = module.whole_directions()
-        # Of processes that share U by rows, the one that has all of it now judges alone.
-        if directions is None:
-            return
-        card = self.judge(trainer, module, directions.to(module.device))
+        card = self.judge(trainer, module, module.U.detach())
         if not trainer.is_global_zero:
             return
         run = run_folder_of(trainer)
@@ -121,20 +118,14 @@ class Scorecard(Callback):
 
     def judge(self, trainer: Trainer, module: Any, directions: Float[Tensor, "K P"]) -> dict[str, Any]:
         """The content of scorecard.json, from U."""
-        curvature, rows = module.curvature, module.rows
         data = trainer.datamodule  # type: ignore[attr-defined]
         features = self._features(module)
         if self._controls is None:
             self._controls = self._make_controls(trainer, module, features, directions)
         sets = {"learned": directions, **self._controls}
-        group = module.layout.samples_group
-        heldout = scorecard.judge(
-            curvature, self._heldout(trainer, module), sets, rows, self.n_examples, keep=True, group=group
-        )
+        heldout = scorecard.judge(self._heldout(trainer, module), sets, self.n_examples)
         bases = {f"basis of {name}": scorecard.orthonormal_basis(rows_) for name, rows_ in sets.items()}
-        train = scorecard.judge(
-            curvature, self._train(trainer, module), {**sets, **bases}, rows, self.n_examples, group=group
-        )
+        train = scorecard.judge(self._train(trainer, module), {**sets, **bases}, self.n_examples)
         principal = float(train["basis of pca"].statistics.mean.sum())
         truth = sets.get("oracle")
         figures: dict[str, dict[str, Any]] = {}
@@ -145,7 +136,7 @@ class Scorecard(Callback):
             captured = float(train[f"basis of {name}"].statistics.mean.sum())
             figures[name]["explained_curvature"] = captured / principal
             if truth is not None and features is not None:
-                by_feature = scorecard.mean_by_feature(curvature, sets[name], features, rows)
+                by_feature = scorecard.mean_by_feature(module.linearizer, sets[name], features)
                 found = recovery(sets[name], truth, by_feature)
                 figures[name].update(found.scalars())
                 recovered = found if name == "learned" else recovered
@@ -200,25 +191,23 @@ class Scorecard(Callback):
         principal = min(n_directions, size)
         block = size if size <= DENSE_UP_TO else max(min(principal, OVERSAMPLING), -(-principal // 3))
         start = random_directions(block, size, seed, self.random_draws).to(like)
-        # Fewer directions than a batch is prepared for take as long as that many.
-        rows = min(module.rows, block)
 
-        def batches() -> Iterator[Any]:
-            for batch in self._train(trainer, module):
-                yield module.curvature.at(batch.inputs, rows, batch.sample_id)
+        def passes() -> Iterator[LinearizedBatch]:
+            for _, linearized in self._train(trainer, module):
+                yield linearized
 
         controls = {
             f"random {draw}": random_directions(n_directions, size, seed, draw).to(like)
             for draw in range(self.random_draws)
         }
-        controls["pca"] = principal_directions(batches, principal, start, rows, module.layout.mean)[0]
+        controls["pca"] = principal_directions(passes, principal, start, lambda tensor: reduced(tensor, "mean"))[0]
         if features is not None:
-            controls["oracle"] = oracle_directions(module.curvature, features, like)
+            controls["oracle"] = oracle_directions(module.linearizer, features)
         return controls
 
     # -------------------------------------------------------------------------------------------------- samples
 
-    def _train(self, trainer: Trainer, module: Any) -> Iterator[Any]:
+    def _train(self, trainer: Trainer, module: Any) -> Iterator[tuple[Any, LinearizedBatch]]:
         """The first training samples of epoch 0, whole batches, the same whenever asked for."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         samples = data.train_set
@@ -228,20 +217,22 @@ class Scorecard(Callback):
             seed=data.resolved_seed,
             shuffle=samples.repeats,
             drop_last=True,
-            rank=module.layout.replica,
-            world_size=module.layout.replicas,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
         )
         seen = 0
         for key in order:
-            yield trainer.strategy.batch_to_device(samples[key], module.device)
+            batch = trainer.strategy.batch_to_device(samples[key], module.device)
+            yield batch, module.linearize(batch, samples)
             seen += order.batch_size
             if seen >= self.train_samples:
                 return
 
-    def _heldout(self, trainer: Trainer, module: LightningModule) -> Iterator[Any]:
+    def _heldout(self, trainer: Trainer, module: Any) -> Iterator[tuple[Any, LinearizedBatch]]:
         data = trainer.datamodule  # type: ignore[attr-defined]
         for batch in data.test_dataloader():
-            yield trainer.strategy.batch_to_device(batch, module.device)
+            batch = trainer.strategy.batch_to_device(batch, module.device)
+            yield batch, module.linearize(batch, data.evaluation_sets["heldout"])
 
 
 def table(card: dict[str, Any]) -> Table:

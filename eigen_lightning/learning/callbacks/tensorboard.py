@@ -31,7 +31,7 @@ class TensorBoard(Callback):
             board.add_custom_scalars(layout(int(pl_module.n_directions)))  # type: ignore[arg-type]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        directions = pl_module.whole_directions()
+        directions = pl_module.U.detach()
         if not trainer.is_global_zero:
             return
         run = run_folder_of(trainer)

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from eigen_lightning.data.tms import nonempty_features
 from eigen_lightning.run.errors import UserError
 from eigen_lightning.targets.toys.toy import ToyTarget
 from eigen_lightning.targets.toys.training import Ensemble, ToyProblem, train_until_accepted
@@ -44,30 +45,6 @@ def represented(
     return W.square().sum(dim=-2) + b > REPRESENTED_ABOVE
 
 
-def nonempty_samples(
-    rows: int, features: int, probability: float, generator: torch.Generator
-) -> Float[Tensor, "rows features"]:
-    """Sparse features, given that at least one is present.
-
-    The first one present is drawn from a truncated geometric distribution; those after it are independent.
-
-    Args:
-        rows: how many samples.
-        features: how many features each has.
-        probability: how often each is present, in (0, 1].
-        generator: where chance comes from.
-
-    Returns:
-        Features uniform in [0, 1), zero where absent.
-    """
-    absent = 1 - probability
-    ways = absent ** torch.arange(features, dtype=torch.float64)
-    first = torch.multinomial(ways, rows, replacement=True, generator=generator)[:, None]
-    place = torch.arange(features)
-    present = (place == first) | ((place > first) & (torch.rand(rows, features, generator=generator) < probability))
-    return torch.rand(rows, features, generator=generator) * present
-
-
 class TMSProblem(ToyProblem):
     """Reconstruction of sparse features; the score is the number of features represented.
 
@@ -97,13 +74,13 @@ class TMSProblem(ToyProblem):
 
     def losses(self, ensemble: Ensemble, generator: torch.Generator) -> Float[Tensor, " restarts"]:
         """Unbiased estimate of the mean squared error over all samples, empty ones included."""
-        inputs = nonempty_samples(self.batch_size, self.features, self.probability, generator)
+        inputs = nonempty_features(self.batch_size, self.features, self.probability, generator)
         return self._losses_on(inputs, ensemble)
 
     def final_losses(self, ensemble: Ensemble) -> Float[Tensor, " restarts"]:
         """The same estimate on one large batch that is always the same."""
         generator = torch.Generator().manual_seed(0)
-        inputs = nonempty_samples(self.final_size, self.features, self.probability, generator)
+        inputs = nonempty_features(self.final_size, self.features, self.probability, generator)
         return self._losses_on(inputs, ensemble)
 
     def scores(self, ensemble: Ensemble) -> Float[Tensor, " restarts"]:
@@ -186,27 +163,6 @@ class TMSTarget(ToyTarget):
             "represented": represented(trained.weights["W"], trained.weights["b"]).nonzero().flatten().tolist(),
         }
         return trained.weights, facts
-
-    def jacobian(
-        self, inputs: Float[Tensor, "batch features"]
-    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, "P features batch"]] | None:
-        """``df_o/dW_hi = [f_o > 0] (W_ho x_i + [i = o] (W x)_h)`` and ``df_o/db_i = [f_o > 0] [i = o]``."""
-        if type(self.network) is not TMSNetwork:
-            return None
-        W, b = self.network.W.detach(), self.network.b.detach()
-        rows = inputs.T.contiguous()
-        hidden = W @ rows
-        outputs = relu(torch.addmm(b[:, None], W.T, hidden))
-        on = outputs.sign()
-        written_out = W.new_empty(W.numel() + len(b), len(b), len(inputs))
-        by_W, by_b = written_out[: W.numel()].view(*W.shape, len(b), -1), written_out[W.numel() :].zero_()
-        torch.mul(W[:, None, :, None], rows[:, None] * on, out=by_W)
-        for index in range(len(b)):
-            by_W[:, index, index].addcmul_(hidden, on[index])
-            by_b[index, index] = on[index]
-        if self.space.names != ("W", "b"):
-            written_out = torch.cat([{"W": by_W.flatten(0, 1), "b": by_b}[name] for name in self.space.names])
-        return outputs.T, written_out
 
     def trained_on(self) -> dict[str, Any]:
         """How often features were present."""

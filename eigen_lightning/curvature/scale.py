@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eigen_lightning.curvature import CurvatureOnBatch
 from eigen_lightning.run.errors import UserError
 
 
@@ -15,7 +14,8 @@ class TraceNormalization:
     """How a sample's curvature is divided: ``d / (tau^(1 - power) * max(trace, floor)^power)``.
 
     tau is the mean trace over the samples of the start, which makes steepness, interference weight and learning
-    rates mean the same on a network of any scale, whatever the power.
+    rates mean the same on a network of any scale, whatever the power. With the objective's exponent q, a sample
+    contributes ``t^a (d/t)^q`` with ``a = q (1 - power)``, t its trace raised to the floor (DESIGN section 2).
 
     The trace of a sample's Hessian is exact for up to ``exact_up_to`` parameters. Beyond, it is estimated as
     ``P * mean_m d2D(x, v_m)`` over ``probes`` fixed random orthonormal directions v_m. The estimate is unbiased; for
@@ -23,7 +23,7 @@ class TraceNormalization:
     ``sqrt(2 / (probes * r))``: at most 18 % for 64 probes (r = 1).
 
     Attributes:
-        power: 0 (none but the common scale), 0.5 (most exact) or 1 (most reliable), or anything between.
+        power: 0 (a common scale alone) to 1 (each sample counts by its relative curvature).
         floor_quantile: traces are raised to this quantile of the positive ones, so that samples on which nothing
             happens are not blown up to the level of the others.
         probes: random directions where the trace is estimated.
@@ -33,7 +33,7 @@ class TraceNormalization:
     power: float = 0.0
     floor_quantile: float = 0.25
     probes: int = 64
-    exact_up_to: int = 512
+    exact_up_to: int = 1024
 
     def __post_init__(self) -> None:
         if not 0 <= self.power <= 1:
@@ -52,21 +52,9 @@ class TraceNormalization:
         return torch.linalg.qr(probes)[0].T.to(like)
 
 
-def traces(evaluate: CurvatureOnBatch, probes: Float[Tensor, "m P"]) -> Float[Tensor, "batch *positions"]:
-    """The trace of each sample's Hessian, exact or estimated as :class:`TraceNormalization` says.
-
-    Args:
-        evaluate: d2D on the batch.
-        probes: from :meth:`TraceNormalization.probe_directions`.
-    """
-    with torch.no_grad():
-        total = sum(evaluate(part).sum(0) for part in probes.split(evaluate.rows))
-    return total * (probes.shape[1] / probes.shape[0])  # type: ignore[return-value]
-
-
 @dataclass(frozen=True)
 class Scale:
-    """A fitted normalization: two numbers that go into the checkpoint.
+    """A fitted normalization: three numbers that go into the checkpoint.
 
     Attributes:
         power: as configured.
@@ -102,8 +90,6 @@ class Scale:
         return cls(normalization.power, floor, float(traces.double().mean()))
 
     def divisor(self, traces: Float[Tensor, "*samples"] | None) -> Tensor | float:
-        """What curvature is divided by; ``traces`` may be None where the power is 0."""
+        """What d2D is divided by; ``traces`` may be None where the power is 0."""
         common = self.mean ** (1 - self.power)
-        if traces is None:
-            return common
-        return traces.clamp_min(self.floor) ** self.power * common
+        return common if traces is None else traces.clamp_min(self.floor) ** self.power * common

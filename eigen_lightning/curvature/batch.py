@@ -1,0 +1,127 @@
+"""Samples linearized at W0: all that belongs to samples and not to directions, computed once a batch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eigen_lightning.curvature.memory import Chunk
+from eigen_lightning.curvature.scale import Scale
+
+
+class Objective(Protocol):
+    """A function of d2D whose gradient by the directions is wanted."""
+
+    @property
+    def rowwise(self) -> bool:
+        """Whether the derivative by one direction's d2D needs no other's: chunks then take one pass instead of two."""
+
+    def cotangent(self, d: Float[Tensor, "k *samples"], rows: slice) -> Float[Tensor, "k *samples"]:
+        """The derivative by d, for these rows of all directions; ``d`` holds all rows where not ``rowwise``."""
+
+
+@dataclass(frozen=True)
+class LinearizedBatch:
+    """d2D of any directions on one batch, exact to second order: ``d2D(x, u) = quadratic(push(u))``.
+
+    Attributes:
+        outputs: at W0, ``[*samples, n]``: the outputs, or the tensor before a linear readout.
+        push: directions ``[k, P]`` to tangents ``[k, ...]``; linear, differentiable.
+        quadratic: tangents ``[k, ...]`` to ``t^T H_out t``, ``[k, *samples]``.
+        probes: directions whose d2D sum to each sample's trace up to the factor P/m, ``[m, P]``.
+        chunk: how many directions are evaluated at a time.
+        known_trace: the trace where it was computed before, ``[*samples]``.
+        scale: what :meth:`scaled` divides d2D by; None leaves it as it is.
+        written_out: whether the Jacobian is held as a matrix, so that the batch is worth keeping.
+    """
+
+    outputs: Tensor
+    push: Callable[[Tensor], Tensor]
+    quadratic: Callable[[Tensor], Tensor]
+    probes: Float[Tensor, "m P"]
+    chunk: Chunk
+    known_trace: Tensor | None = None
+    scale: Scale | None = None
+    written_out: bool = False
+
+    @property
+    def n_samples(self) -> int:
+        """How many samples: positions of a sequence count one each."""
+        return self.outputs.shape[:-1].numel()
+
+    @cached_property
+    def trace(self) -> Float[Tensor, "*samples"]:
+        """The trace of each sample's Hessian, exact or estimated as :class:`TraceNormalization` says."""
+        if self.known_trace is not None:
+            return self.known_trace
+        total = torch.zeros(self.outputs.shape[:-1], dtype=self.probes.dtype, device=self.outputs.device)
+        with torch.no_grad():
+            for rows in self.chunk.split(len(self.probes)):
+                total += self.quadratic(self.push(self.probes[rows])).sum(0)
+        return total * (self.probes.shape[1] / self.probes.shape[0])
+
+    @cached_property
+    def divisor(self) -> Tensor | float:
+        """What the scale divides each sample's d2D by, ``[*samples]``."""
+        if self.scale is None:
+            return 1.0
+        return self.scale.divisor(None if self.scale.power == 0 else self.trace)
+
+    def scaled_by(self, scale: Scale | None) -> "LinearizedBatch":
+        """The same samples, d2D in another scale."""
+        return replace(self, scale=scale)
+
+    def d2D(self, U: Float[Tensor, "K P"]) -> Float[Tensor, "K *samples"]:  # noqa: N802 - the name of the quantity
+        """Second derivative of the divergence along each direction, per sample; without gradient.
+
+        Unit: divergence per squared length in parameter space.
+        """
+
+        def attempt() -> Tensor:
+            parts = self.chunk.split(len(U))
+            return torch.cat([self.quadratic(self.push(U[rows].to(self.probes))) for rows in parts])
+
+        with torch.no_grad():
+            return self.chunk.within_memory(attempt)
+
+    def scaled(self, U: Float[Tensor, "K P"]) -> Float[Tensor, "K *samples"]:
+        """d2D in the scale of the losses."""
+        return self.d2D(U) / self.divisor
+
+    def value_and_gradient(
+        self, U: Float[Tensor, "K P"], objective: Objective
+    ) -> tuple[Float[Tensor, "K *samples"], Float[Tensor, "K P"]]:
+        """Scaled d2D of each direction, and the gradient of an objective of it by the directions.
+
+        One tangent and one cotangent pass per chunk of directions, and a tangent pass more where the objective
+        compares directions and they do not fit in one chunk.
+
+        Args:
+            U: directions.
+            objective: of scaled d2D.
+        """
+
+        def attempt() -> tuple[Tensor, Tensor]:
+            parts = self.chunk.split(len(U))
+            everything = None if objective.rowwise or len(parts) == 1 else self.scaled(U)
+            values, gradients = [], []
+            for rows in parts:
+                leaf = U[rows].detach().to(self.probes).requires_grad_()
+                with torch.enable_grad():
+                    d = self.quadratic(self.push(leaf)) / self.divisor
+                    cotangent = objective.cotangent(d.detach() if everything is None else everything, rows)
+                    gradients.append(torch.autograd.grad(d, leaf, cotangent)[0])
+                values.append(d.detach())
+            return torch.cat(values), torch.cat(gradients)
+
+        return self.chunk.within_memory(attempt)
+
+    def cross(self, U: Float[Tensor, "K P"]) -> Float[Tensor, "K K *samples"]:
+        """``u_k^T H(x) u_l`` of every pair, by polarization; its diagonal is :meth:`d2D`. Memory: K^2 x samples."""
+        with torch.no_grad():
+            t = torch.cat([self.push(U[rows].to(self.probes)) for rows in self.chunk.split(len(U))])
+            return torch.stack([(self.quadratic(t + each) - self.quadratic(t - each)) / 4 for each in t])
