@@ -78,38 +78,29 @@ def check_source(source: str, field: str) -> None:
 def folder_files(folder: Path, split: str) -> list[Path]:
     """The files of one split in ``folder`` and below, sorted by path.
 
-    They have the split as a word in their path. Where no path names any split, all files are for training.
+    They have the split as a word in their path. Where no path names a split, all files are for training. Hidden files
+    are left out.
 
     Raises:
         UserError: where there are none, or files of several kinds.
     """
-    paths = {
-        path.relative_to(folder).as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix in SUFFIXES and path.is_file()
-    }
-    visible = [name for name in paths if not re.search(r"(^|/)(\.|__)", name)]
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix in SUFFIXES and path.is_file()]
+    names = [path.relative_to(folder).as_posix() for path in files]
+    names = [name for name in names if not re.search(r"(^|/)(\.|__)", name)]
 
     def of_split(split: str) -> list[str]:
         words = "|".join(map(re.escape, SPLIT_WORDS.get(split, (split,))))
-        return [name for name in visible if re.search(rf"(?<![a-z])({words})(?![a-z])", name, re.IGNORECASE)]
+        return [name for name in names if re.search(rf"(?<![a-z])({words})(?![a-z])", name, re.IGNORECASE)]
 
-    names = of_split(split)
-    if split == "train" and not any(map(of_split, SPLIT_WORDS)):
-        names = visible
-    if not names:
-        there = ", ".join(visible[:3]) or "none"
+    chosen = of_split(split) if any(map(of_split, SPLIT_WORDS)) or split != "train" else names
+    kinds = sorted({Path(name).suffix for name in chosen})
+    if len(kinds) != 1:
+        got = " and ".join(kinds) or ", ".join(names[:3]) or "none"
         raise UserError(
-            f"expected files for split {split!r} that end in {', '.join(SUFFIXES)} in folder {str(folder)!r}, "
-            f"got {there}; name a file instead"
+            f"expected files of one kind ({', '.join(SUFFIXES)}) for split {split!r} in folder {str(folder)!r}, "
+            f"got {got}; name a file, or another folder"
         )
-    kinds = sorted({paths[name].suffix for name in names})
-    if len(kinds) > 1:
-        raise UserError(
-            f"expected files of one kind for split {split!r} in folder {str(folder)!r}, got {' and '.join(kinds)}; "
-            "name a file, or a folder of one kind"
-        )
-    return [paths[name] for name in names]
+    return [folder / name for name in chosen]
 
 
 def read_stories(source: str, *, split: str, story_marker: str, text_column: str) -> Iterator[str]:

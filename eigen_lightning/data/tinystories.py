@@ -2,8 +2,10 @@
 
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -11,12 +13,15 @@ from jaxtyping import Int
 from lightning.pytorch.utilities import rank_zero_only
 
 from eigen_lightning.data.stories import END_OF_TEXT, absolute, check_source, local_path, read_stories
-from eigen_lightning.data.stream import SampleSet, SampleStream
+from eigen_lightning.data.stream import SampleSet, SampleStream, check_positive
 from eigen_lightning.data.tokenizer import check_tokenizer, end_of_text_markers, load_tokenizer
 from eigen_lightning.data.windows import TextWindows, WindowCollector
 from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.seeding import derive_seed
 from eigen_lightning.run.waiting import Waiting
+
+TEXTS_AT_ONCE = 256
+"""Texts per call of the tokenizer: enough for its threads, few enough to stop reading soon."""
 
 warn = rank_zero_only(logging.getLogger(__name__).warning)
 
@@ -30,6 +35,9 @@ class TinyStories(SampleStream):
     stories. Reading stops once there are enough windows.
 
     Source: Eldan and Li, "TinyStories: How Small Can Language Models Be and Still Speak Coherent English?", 2023.
+
+    Attributes:
+        source, heldout, tokenizer: as arguments, paths absolute, so that they mean the same from another folder.
     """
 
     train_set: TextWindows
@@ -71,8 +79,6 @@ class TinyStories(SampleStream):
 
         Raises:
             UserError: where a number is out of range, or a file is missing, empty or of an unknown kind.
-
-        Paths are kept as absolute ones, so that they mean the same from another working directory.
         """
         super().__init__(batch_size, num_workers, seed)
         if context_length < 2:
@@ -80,32 +86,43 @@ class TinyStories(SampleStream):
                 f"expected a context_length of at least 2 tokens, got {context_length}; at the first token nothing "
                 "has been attended to yet. Use 16, say"
             )
-        counts = {
-            "n_sequences": n_sequences,
-            "n_heldout_sequences": n_heldout_sequences,
-            "windows_per_story": windows_per_story,
-        }
-        for field, count in counts.items():
-            if count is not None and count < 1:
-                raise UserError(f"expected {field} of at least 1, got {count}; leave it out for all")
+        check_positive(
+            n_sequences=n_sequences, n_heldout_sequences=n_heldout_sequences, windows_per_story=windows_per_story
+        )
         if not story_marker.strip():
             raise UserError(f"expected a story_marker with visible characters, got {story_marker!r}")
         check_source(source, "source")
         if heldout is not None:
             check_source(heldout, "heldout")
         self.source = absolute(source)
-        self.heldout = None if heldout is None else absolute(heldout)
-        self.divides_source = heldout is None or self._heldout_is_source(heldout)
+        self.heldout = heldout and absolute(heldout)
+        self.heldout_fraction = heldout_fraction
         if self.divides_source and not 0 < heldout_fraction < 1:
             raise UserError(f"expected a heldout_fraction in (0, 1), got {heldout_fraction}; use 0.1, or set heldout")
         self.context_length = context_length
         self.n_sequences = n_sequences
         self.n_heldout_sequences = n_sequences if n_heldout_sequences is None else n_heldout_sequences
-        self.heldout_fraction = heldout_fraction
         self.windows_per_story = windows_per_story
-        self.tokenizer = None if tokenizer is None else absolute(tokenizer)
+        self.tokenizer = tokenizer and absolute(tokenizer)
         self.story_marker = story_marker
         self.text_column = text_column
+
+    @property
+    def heldout_source(self) -> tuple[str, str]:
+        """What held-out stories are read from, and which split of it."""
+        if self.heldout is None or self.heldout == self.source:
+            return self.source, "train"
+        path = local_path(self.source)
+        source_has_splits = path is None or path.is_dir()
+        if source_has_splits and local_path(self.heldout) is None and "/" not in self.heldout:
+            return self.source, self.heldout
+        return self.heldout, "train"
+
+    @property
+    def divides_source(self) -> bool:
+        """Whether training and held-out stories are read from the same place."""
+        source, split = self.heldout_source
+        return split == "train" and os.path.realpath(source) == os.path.realpath(self.source)
 
     def sample_sets(self, seed: int) -> tuple[SampleSet, dict[str, SampleSet]]:
         tokenizer = self._tokenizer()
@@ -119,14 +136,14 @@ class TinyStories(SampleStream):
             sides = {"train": train, "heldout": heldout}
             inside = collect(self._stories(self.source), markers, sides, lambda story: self._side_of(story, seed))
         else:
-            inside = collect(self._heldout_stories(), markers, {"heldout": heldout}, lambda _: "heldout")
+            inside = collect(self._stories(*self.heldout_source), markers, {"heldout": heldout}, lambda _: "heldout")
             # What is held out is passed over where it occurs in the training source too.
             inside += collect(self._stories(self.source), markers, {"train": train}, lambda _: "train", heldout.stories)
         if inside:
             message = "%d end-of-text tokens (%s) inside texts of %s: those texts are split there into stories"
             warn(message, inside, ", ".join(markers), self.source)
         train_set = self._finish("train", 0, train, self.source)
-        return train_set, {"heldout": self._finish("heldout", len(train_set), heldout, self.heldout or self.source)}
+        return train_set, {"heldout": self._finish("heldout", len(train_set), heldout, self.heldout_source[0])}
 
     def identity(self) -> dict[str, Any]:
         sets = [self.train_set, *self.evaluation_sets.values()]
@@ -134,23 +151,6 @@ class TinyStories(SampleStream):
 
     def _stories(self, source: str, split: str = "train") -> Iterator[str]:
         return read_stories(source, split=split, story_marker=self.story_marker, text_column=self.text_column)
-
-    def _heldout_is_split(self, heldout: str) -> bool:
-        """Whether ``heldout`` is the name of a split of the source."""
-        path = local_path(self.source)
-        return (path is None or path.is_dir()) and local_path(heldout) is None and "/" not in heldout
-
-    def _heldout_is_source(self, heldout: str) -> bool:
-        path, source = local_path(heldout), local_path(self.source)
-        if path is not None and source is not None:
-            return path.samefile(source)
-        return heldout == ("train" if self._heldout_is_split(heldout) else self.source)
-
-    def _heldout_stories(self) -> Iterator[str]:
-        assert self.heldout is not None
-        if self._heldout_is_split(self.heldout):
-            return self._stories(self.source, split=self.heldout)
-        return self._stories(self.heldout)
 
     def _tokenizer(self) -> Any:
         if self.tokenizer is not None:
@@ -221,20 +221,20 @@ def collect(
     wanted = [collector.wanted for collector in collectors.values()]
     total = None if None in wanted else sum(filter(None, wanted))
     with Waiting("Reading and tokenizing stories", total) as waiting:
-        for text in texts:
-            if all(collector.full for collector in collectors.values()):
+        while not all(collector.full for collector in collectors.values()):
+            chunk = list(islice(texts, TEXTS_AT_ONCE))
+            if not chunk:
                 break
-            stories = list(filter(None, map(str.strip, boundary.split(text))))
-            inside += max(0, len(stories) - 1)
-            for story in stories:
-                identity = story_hash(story)
-                if identity in seen:
-                    continue
-                seen.add(identity)
-                collector = collectors[side_of(story)]
-                if not collector.full:
-                    collector.add(story)
-            waiting.reach(sum(collector.count for collector in collectors.values()))
-    for collector in collectors.values():
-        collector.finish()
+            new: dict[str, list[str]] = {side: [] for side in collectors}
+            for text in chunk:
+                stories = list(filter(None, map(str.strip, boundary.split(text))))
+                inside += max(0, len(stories) - 1)
+                for story in stories:
+                    identity = story_hash(story)
+                    if identity not in seen:
+                        seen.add(identity)
+                        new[side_of(story)].append(story)
+            for side, collector in collectors.items():
+                collector.add(new[side])
+            waiting.reach(sum(len(collector.stories) for collector in collectors.values()))
     return inside

@@ -13,8 +13,6 @@ from eigen_lightning.data.tokenizer import encode
 
 CONTEXT_BEFORE = 15
 CONTEXT_AFTER = 4
-STORIES_AT_ONCE = 256
-"""Stories per call of the tokenizer: enough for its threads, few enough to stop reading soon."""
 
 
 class WindowCollector:
@@ -27,7 +25,7 @@ class WindowCollector:
         choose: which of a story's windows to take: called with the story and how many it has; ascending indices.
 
     Attributes:
-        stories: the story of each window so far.
+        stories: the story of each window.
         n_stories: how many stories were tokenized.
         longest_story: tokens of the longest of them.
     """
@@ -43,51 +41,37 @@ class WindowCollector:
         self.context_length = context_length
         self.wanted = wanted
         self.choose = choose
-        self.count = 0
+        self.stories: list[str] = []
         self.n_stories = 0
         self.longest_story = 0
-        self._waiting: list[str] = []
-        self._parts: list[np.ndarray] = [np.zeros((0, context_length), dtype=np.int32)]
-        self.stories: list[str] = []
         self._first_tokens: list[int] = []
+        self._ids: list[np.ndarray] = [np.zeros((0, context_length), dtype=np.int32)]
 
     @property
     def full(self) -> bool:
         """Whether there are as many windows as wanted."""
-        return self.wanted is not None and self.count >= self.wanted
+        return self.wanted is not None and len(self.stories) >= self.wanted
 
-    def add(self, story: str) -> None:
-        """Take one more story; stories are tokenized some at a time."""
-        self._waiting.append(story)
-        if len(self._waiting) == STORIES_AT_ONCE:
-            self._tokenize()
-
-    def finish(self) -> None:
-        """Tokenize the last stories and drop windows beyond ``wanted``."""
-        self._tokenize()
-        self.stories = self.stories[: self.wanted]
-
-    def windows(self, name: str, first_id: int) -> "TextWindows":
-        """All windows in the order of the stories, after :meth:`finish`."""
-        ids = torch.from_numpy(np.concatenate(self._parts)[: len(self.stories)])
-        return TextWindows(name, first_id, ids, self.tokenizer, self.stories, self._first_tokens)
-
-    def _tokenize(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        if not waiting:
+    def add(self, stories: list[str]) -> None:
+        """Take windows of more stories, in their order, unless full."""
+        if self.full or not stories:
             return
-        encoded = encode(self.tokenizer, waiting)
-        for story, ids in zip(waiting, encoded["input_ids"], strict=True):
+        for story, ids in zip(stories, encode(self.tokenizer, stories)["input_ids"], strict=True):
             self.n_stories += 1
             self.longest_story = max(self.longest_story, len(ids))
-            count = len(ids) // self.context_length
-            if count:
-                cut = np.array(ids[: count * self.context_length], dtype=np.int32).reshape(count, self.context_length)
-                chosen = self.choose(story, count)
-                self._parts.append(cut[chosen])
+            n_windows = len(ids) // self.context_length
+            if n_windows:
+                missing = None if self.wanted is None else self.wanted - len(self.stories)
+                chosen = self.choose(story, n_windows)[:missing]
+                windows = np.array(ids[: n_windows * self.context_length], dtype=np.int32)
+                self._ids.append(windows.reshape(n_windows, self.context_length)[chosen])
                 self.stories += [story] * len(chosen)
                 self._first_tokens += (chosen * self.context_length).tolist()
-                self.count += len(chosen)
+
+    def windows(self, name: str, first_id: int) -> "TextWindows":
+        """All windows in the order of the stories."""
+        ids = torch.from_numpy(np.concatenate(self._ids))
+        return TextWindows(name, first_id, ids, self.tokenizer, self.stories, self._first_tokens)
 
 
 def visible(text: str) -> str:

@@ -45,11 +45,11 @@ AT_ONCE: dict[str, tuple[Callable[[Path], dict], str]] = {
     ),
     "empty folder": (
         lambda at: {"source": str(at)},
-        "expected files for split 'train' that end in .txt, .jsonl, .parquet in folder .*, got none; name a file",
+        r"expected files of one kind \(.txt, .jsonl, .parquet\) for split 'train' in folder .*, got none; name a file",
     ),
     "folder of several kinds": (
         lambda at: {"source": file(at, "train.txt") and str(Path(parquet(at, "train-1.parquet")).parent)},
-        "expected files of one kind for split 'train' in folder .*, got .parquet and .txt; name a file, or a folder",
+        r"expected files of one kind \(.*\) for split 'train' in folder .*, got .parquet and .txt; name a file, or",
     ),
     "context": (
         lambda at: {"source": file(at, "a.txt"), "context_length": 1},
@@ -127,7 +127,7 @@ ON_SETUP: dict[str, tuple[Callable[[Path], dict], str]] = {
     ),
     "no split": (
         lambda at: {"source": str(Path(parquet(at, "train.parquet")).parent), "heldout": "validation"},
-        "expected files for split 'validation' .* in folder .*, got train.parquet; name a file instead",
+        r"expected files of one kind \(.*\) for split 'validation' in folder .*, got train.parquet; name a file",
     ),
     "no such name or no network": (
         lambda at: {"source": "nobody/nothing"},
