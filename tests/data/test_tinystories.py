@@ -230,6 +230,23 @@ def test_held_out_split_of_a_data_set_and_another_column(tmp_path: Path) -> None
     assert story_numbers(stream, "train") == set(range(10, 40))
 
 
+def test_splits_of_a_data_set_on_the_hub_are_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    splits = {"train": numbered(40), "validation": numbered(10)}
+
+    def load_dataset(name: str, *, split: str, streaming: bool) -> datasets.IterableDataset:
+        assert (name, streaming) == ("owner/name", True)
+        return datasets.IterableDataset.from_generator(lambda: ({"text": story} for story in splits[split]))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    stream = prepared("owner/name", heldout="validation")
+    assert story_numbers(stream, "heldout") == set(range(10))
+    assert story_numbers(stream, "train") == set(range(10, 40))
+    same = prepared("owner/name", heldout="owner/name")
+    assert same.fingerprint() == prepared("owner/name").fingerprint()
+
+
 def test_as_many_windows_as_asked_for_and_reading_stops_there(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write(path, numbered(6000))
