@@ -94,9 +94,9 @@ class EpochBatches(DistributedSampler):
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         """(epoch, int64 indices of this rank's share) of each batch; arrays, as those pass to workers by value."""
-        epoch, mine = self.epoch, self.order(self.epoch)[self.rank :: self.num_replicas]
+        epoch, share = self.epoch, self.order(self.epoch)[self.rank :: self.num_replicas]
         for batch in range(self.start, len(self)):
-            yield epoch, mine[batch * self.share : (batch + 1) * self.share]
+            yield epoch, share[batch * self.share : (batch + 1) * self.share]
 
 
 def resumed_position(trainer: pl.Trainer) -> tuple[int, int]:

@@ -13,11 +13,11 @@ from eigen_lightning.run.seeding import derive_seed
 BLOCK = 1024
 """Rows drawn from one generator: large enough to be fast, fixed so that no batch size changes a sample."""
 
-KEPT_BLOCKS = 4
+CACHED_BLOCKS = 4
 
 
-def shown(row: Float[Tensor, " n_in"]) -> dict[str, Any]:
-    """One toy input as a person sees it, to four decimals."""
+def rounded(row: Float[Tensor, " n_in"]) -> dict[str, Any]:
+    """One toy input for display, to four decimals."""
     return {"input": [round(value, 4) for value in row.tolist()]}
 
 
@@ -50,14 +50,14 @@ class GeneratedSet(SampleSet):
 
     def describe(self, sample_id: int, position: int | None = None) -> dict[str, Any]:
         epoch, index = self.locate(sample_id)
-        return shown(self.batch(epoch, torch.tensor([index])).inputs[0])
+        return rounded(self.batch(epoch, torch.tensor([index])).inputs[0])
 
     def _block(self, epoch: int, number: int) -> Float[Tensor, "block n_in"]:
         key = (epoch, number)
         if key not in self._blocks:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, self.name, epoch, number))
             self._blocks[key] = self.draw(generator, BLOCK)
-            if len(self._blocks) > KEPT_BLOCKS:
+            if len(self._blocks) > CACHED_BLOCKS:
                 self._blocks.pop(next(iter(self._blocks)))
         return self._blocks[key]
 
@@ -77,4 +77,4 @@ class FixedSet(SampleSet):
 
     def describe(self, sample_id: int, position: int | None = None) -> dict[str, Any]:
         _, index = self.locate(sample_id)
-        return shown(self.inputs[index])
+        return rounded(self.inputs[index])

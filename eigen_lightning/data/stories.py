@@ -1,8 +1,10 @@
-"""Stories one by one, from a file or from the Hugging Face Hub."""
+"""Stories one by one, from files or from the Hugging Face Hub."""
 
 import codecs
 import json
+import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,23 @@ from eigen_lightning.run.errors import UserError, nearest
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 
+END_OF_TEXT = "<|endoftext|>"
 
-def is_local(source: str) -> bool:
-    """Whether ``source`` means a file or folder here rather than a data set on the Hub.
+SPLIT_WORDS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+"""Words in a file's path that say which split it belongs to; the same as those of `datasets`."""
+
+
+def local_path(source: str) -> Path | None:
+    """The absolute path that ``source`` means; None where it means a data set on the Hub.
 
     A Hub name is ``name`` or ``owner/name``; whatever exists here, ends like a file, or starts like a path is local.
     """
     path = Path(source).expanduser()
-    return (
+    is_local = (
         path.exists()
         or path.suffix in SUFFIXES
         or source.startswith(("/", ".", "~"))
@@ -25,6 +36,13 @@ def is_local(source: str) -> bool:
         or (source.count("/") == 1 and path.parent.is_dir())
         or (source.count("/") == 0 and path.suffix != "")
     )
+    return path.absolute() if is_local else None
+
+
+def absolute(source: str) -> str:
+    """``source`` such that it means the same from every working directory."""
+    path = local_path(source)
+    return source if path is None else str(path)
 
 
 def check_source(source: str, field: str) -> None:
@@ -32,13 +50,16 @@ def check_source(source: str, field: str) -> None:
 
     Args:
         source: a path, or a name on the Hub (which is not looked up here).
-        field: the configuration field it was given in.
+        field: the configuration field that holds it.
 
     Raises:
-        UserError: where the file is missing, empty or of a kind that is not known.
+        UserError: where the file is missing, empty or of an unknown kind, or a folder has no training files.
     """
-    path = Path(source).expanduser()
-    if not is_local(source) or path.is_dir():
+    path = local_path(source)
+    if path is None:
+        return
+    if path.is_dir():
+        folder_files(path, "train")
         return
     if not path.exists():
         folder = path.parent
@@ -54,25 +75,58 @@ def check_source(source: str, field: str) -> None:
         raise UserError(f"expected {field} to hold stories, got {source!r}, which is empty; name another file")
 
 
+def folder_files(folder: Path, split: str) -> list[Path]:
+    """The files of one split in ``folder`` and below, sorted by path.
+
+    They have the split as a word in their path. Where no path names a split, all files are for training. Hidden files
+    are left out.
+
+    Raises:
+        UserError: where there are none, or files of several kinds.
+    """
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix in SUFFIXES and path.is_file()]
+    names = [path.relative_to(folder).as_posix() for path in files]
+    names = [name for name in names if not re.search(r"(^|/)(\.|__)", name)]
+
+    def of_split(split: str) -> list[str]:
+        words = "|".join(map(re.escape, SPLIT_WORDS.get(split, (split,))))
+        return [name for name in names if re.search(rf"(?<![a-z])({words})(?![a-z])", name, re.IGNORECASE)]
+
+    chosen = of_split(split) if any(map(of_split, SPLIT_WORDS)) or split != "train" else names
+    kinds = sorted({Path(name).suffix for name in chosen})
+    if len(kinds) != 1:
+        got = " and ".join(kinds) or ", ".join(names[:3]) or "none"
+        raise UserError(
+            f"expected files of one kind ({', '.join(SUFFIXES)}) for split {split!r} in folder {str(folder)!r}, "
+            f"got {got}; name a file, or another folder"
+        )
+    return [folder / name for name in chosen]
+
+
 def read_stories(source: str, *, split: str, story_marker: str, text_column: str) -> Iterator[str]:
     """The stories of ``source`` in order, without surrounding blanks, empty ones left out. Read as they are asked for.
 
     Args:
-        source: a ``.txt``, ``.jsonl`` or ``.parquet`` file, a folder that holds a data set, or a name on the Hub.
-        split: which split of a data set; files have none.
+        source: a ``.txt``, ``.jsonl`` or ``.parquet`` file, a folder of such files, or a name on the Hub.
+        split: which split of a folder or data set; files have none.
         story_marker: the line that ends a story in a ``.txt`` file.
         text_column: the column or key that holds the text elsewhere.
 
     Raises:
         UserError: where the source can't be read, is not what its name says, or has no such column.
     """
-    path = Path(source).expanduser()
-    if path.suffix == ".txt":
-        stories = _text_stories(path, story_marker)
-    elif path.suffix == ".jsonl":
-        stories = (_column(row, text_column, f"{path}, line {line}") for line, row in _json_rows(path))
+
+    def of_file(path: Path) -> Iterator[str]:
+        if path.suffix == ".txt":
+            return _text_stories(path, story_marker)
+        rows = _json_rows(path) if path.suffix == ".jsonl" else _parquet_rows(path, text_column)
+        return (_text(row, text_column, place) for row, place in rows)
+
+    path = local_path(source)
+    if path is None:
+        stories: Iterator[str] = (_text(row, text_column, source) for row in _hub_rows(source, split))
     else:
-        stories = (_column(row, text_column, source) for row in _dataset_rows(source, split))
+        stories = chain.from_iterable(map(of_file, folder_files(path, split) if path.is_dir() else [path]))
     return filter(None, map(str.strip, stories))
 
 
@@ -87,17 +141,21 @@ def _text_stories(path: Path, story_marker: str) -> Iterator[str]:
     yield "\n".join(lines)
 
 
-def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
+def _json_rows(path: Path) -> Iterator[tuple[Any, str]]:
+    # Not by `datasets`: its reader's errors don't name the line.
     for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue
+        place = f"{path}, line {number}"
         try:
-            yield number, json.loads(line)
-        except json.JSONDecodeError as error:
+            row = json.loads(line)
+        # ValueError: no JSON, or a number of thousands of digits. RecursionError: thousands of brackets in each other.
+        except (ValueError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else error
             raise UserError(
-                f"expected one JSON object a line, got {line[:40]!r} ({error.msg}) in {path}, line {number}; "
-                "mend that line"
+                f"expected one JSON object a line, got {line[:40]!r} ({reason}) in {place}; mend that line"
             ) from error
+        yield row, place
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -123,32 +181,54 @@ def _lines(path: Path) -> Iterator[str]:
             yield line.rstrip("\r\n")
 
 
-def _dataset_rows(source: str, split: str) -> Iterator[Any]:
+def _parquet_rows(path: Path, text_column: str) -> Iterator[tuple[Any, str]]:
+    # Not by `datasets`: it takes a path for a pattern, and `a[1].parquet` for `a1.parquet`.
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path) as file:
+            columns = file.schema_arrow.names
+            if text_column not in columns:
+                yield dict.fromkeys(columns), str(path)
+            rows = chain.from_iterable(batch.to_pylist() for batch in file.iter_batches(columns=[text_column]))
+            yield from ((row, f"{path}, row {number}") for number, row in enumerate(rows, start=1))
+    except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"expected a Parquet file, got: {reason} in {path}; name another file") from error
+
+
+def _hub_rows(source: str, split: str) -> Iterator[Any]:
     import datasets
     import pyarrow
 
-    path = Path(source).expanduser()
     try:
-        if path.suffix == ".parquet":
-            rows = datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
-        else:
-            rows = datasets.load_dataset(str(path) if is_local(source) else source, split=split, streaming=True)
-        yield from rows
-    # What `datasets` raises for a name, split or file that isn't there or isn't what it says, or without a network.
+        yield from datasets.load_dataset(source, split=split, streaming=True)
+    # What `datasets` raises for a name or split that isn't there, or without a network.
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        mend = "check the file" if is_local(source) else "check the name and the network, or give a local file"
-        raise UserError(f"expected a data set with split {split!r} in {source!r}, got: {reason}; {mend}") from error
+        raise UserError(
+            f"expected a data set with split {split!r} in {source!r}, got: {reason}; "
+            "check the name and the network, or name a local file"
+        ) from error
 
 
-def _column(row: Any, text_column: str, where: str) -> str:
+def _text(row: Any, text_column: str, place: str) -> str:
     if not isinstance(row, dict):
-        raise UserError(f"expected an object with the key {text_column!r}, got a {type(row).__name__} in {where}")
+        raise UserError(f"expected an object with the key {text_column!r}, got a {type(row).__name__} in {place}")
     if text_column not in row:
         raise UserError(
-            f"expected a column {text_column!r}, got columns {', '.join(map(str, row))} in {where}; set text_column"
+            f"expected a column {text_column!r}, got columns {', '.join(map(str, row))} in {place}; set text_column"
         )
-    if not isinstance(row[text_column], str):
-        kind = type(row[text_column]).__name__
-        raise UserError(f"expected text in column {text_column!r}, got {kind} in {where}; set text_column to another")
-    return row[text_column]
+    text = row[text_column]
+    if not isinstance(text, str):
+        kind = type(text).__name__
+        raise UserError(f"expected text in column {text_column!r}, got {kind} in {place}; set text_column to another")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"expected text in column {text_column!r}, got half of a surrogate pair, {text[error.start]!r}, "
+            f"as character {error.start + 1} in {place}; mend or leave out that text"
+        ) from error
+    return text

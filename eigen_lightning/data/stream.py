@@ -17,6 +17,17 @@ from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.seeding import run_seed
 
 
+def check_positive(**counts: int | None) -> None:
+    """Refuse counts below 1, by name; None stands for no limit.
+
+    Raises:
+        UserError: where one is.
+    """
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise UserError(f"expected {name} of at least 1, got {count}; leave it out for the default")
+
+
 class Batch(NamedTuple):
     """What every loader of a :class:`SampleStream` yields.
 
@@ -31,7 +42,7 @@ class Batch(NamedTuple):
 
 
 class SampleSet(Dataset, ABC):
-    """Samples that can be had in any order, each from (epoch, index) alone.
+    """Samples in random access, each a function of (epoch, index) alone.
 
     A new set writes :meth:`__len__`, :meth:`batch` and :meth:`describe`.
 
@@ -88,8 +99,8 @@ class SampleSet(Dataset, ABC):
 class ResumableLoader(DataLoader):
     """A loader over :class:`EpochBatches`.
 
-    It has the two methods by which Lightning knows a loader that can resume, and would warn without. They carry
-    nothing: the position is read from the Trainer's progress when the loader is made.
+    Its two methods tell Lightning, which would warn otherwise, that it can resume. They carry nothing: the position is
+    read from the Trainer's progress when the loader is built.
     """
 
     def state_dict(self) -> dict[str, Any]:
@@ -124,8 +135,7 @@ class SampleStream(LightningDataModule, ABC):
             UserError: where a number is out of range.
         """
         super().__init__()
-        if batch_size < 1:
-            raise UserError(f"expected a batch_size of at least 1, got {batch_size}; use 32, say")
+        check_positive(batch_size=batch_size)
         if num_workers < 0:
             raise UserError(f"expected num_workers of at least 0, got {num_workers}; 0 loads in the main process")
         self.batch_size = batch_size
@@ -217,7 +227,7 @@ class SampleStream(LightningDataModule, ABC):
         return {"fingerprint": self.fingerprint(), "batch_size": self.batch_size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to go on with other samples than the checkpoint's run had.
+        """Refuse to resume with other samples than the checkpoint's.
 
         Raises:
             UserError: where a run is resumed (not evaluated) with other samples or another batch size.

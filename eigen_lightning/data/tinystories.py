@@ -2,23 +2,28 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
 
-from eigen_lightning.data.stories import check_source, is_local, read_stories
-from eigen_lightning.data.stream import SampleSet, SampleStream
+from eigen_lightning.data.stories import END_OF_TEXT, absolute, check_source, local_path, read_stories
+from eigen_lightning.data.stream import SampleSet, SampleStream, check_positive
+from eigen_lightning.data.tokenizer import check_tokenizer, end_of_text_markers, load_tokenizer
 from eigen_lightning.data.windows import TextWindows, WindowCollector
-from eigen_lightning.run.errors import UserError, nearest
+from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.seeding import derive_seed
 from eigen_lightning.run.waiting import Waiting
 
-log = logging.getLogger(__name__)
+TEXTS_AT_ONCE = 256
+"""Texts per call of the tokenizer: enough for its threads, few enough to stop reading soon."""
+
+warn = rank_zero_only(logging.getLogger(__name__).warning)
 
 
 class TinyStories(SampleStream):
@@ -26,9 +31,13 @@ class TinyStories(SampleStream):
 
     Stories are split between training and "heldout" by a hash of their text, and no story is taken twice: the two
     sides share none. Each story is cut into consecutive windows of ``context_length`` tokens; what is left at its end
-    is dropped, so that no window spans two stories. Reading stops once there are enough windows.
+    is dropped, so that no window spans two stories; a text that holds the tokenizer's end-of-text token is several
+    stories. Reading stops once there are enough windows.
 
     Source: Eldan and Li, "TinyStories: How Small Can Language Models Be and Still Speak Coherent English?", 2023.
+
+    Attributes:
+        source, heldout, tokenizer: as arguments, paths absolute, so that they mean the same from another folder.
     """
 
     train_set: TextWindows
@@ -44,7 +53,7 @@ class TinyStories(SampleStream):
         heldout_fraction: float = 0.1,
         windows_per_story: int | None = None,
         tokenizer: str | None = None,
-        story_marker: str = "<|endoftext|>",
+        story_marker: str = END_OF_TEXT,
         text_column: str = "text",
         batch_size: int = 32,
         num_workers: int = 0,
@@ -52,14 +61,14 @@ class TinyStories(SampleStream):
     ) -> None:
         """
         Args:
-            source: a ``.txt``, ``.jsonl`` or ``.parquet`` file, a folder that holds a data set, or a data set on the
-                Hugging Face Hub, which is streamed.
-            heldout: the same for held-out stories, or the name of a split of ``source``; where None, a part of the
-                stories is held out.
+            source: a ``.txt``, ``.jsonl`` or ``.parquet`` file, a folder of such files (those for training have
+                "train" as a word in their path), or a data set on the Hugging Face Hub, which is streamed.
+            heldout: the same for held-out stories, or the name of a split of ``source``; where None, or the same as
+                ``source``, a part of the stories is held out.
             context_length: tokens a window.
             n_sequences: training windows; all that the stories give where None.
             n_heldout_sequences: held-out windows; as ``n_sequences`` where None.
-            heldout_fraction: share of the stories held out, in (0, 1); unused where ``heldout`` is given.
+            heldout_fraction: share of the stories held out, in (0, 1); unused where ``heldout`` names others.
             windows_per_story: windows taken from one story at most, chosen by chance; all where None.
             tokenizer: name or folder of a tokenizer; the target's own where None.
             story_marker: the line that ends a story in a ``.txt`` file.
@@ -77,50 +86,64 @@ class TinyStories(SampleStream):
                 f"expected a context_length of at least 2 tokens, got {context_length}; at the first token nothing "
                 "has been attended to yet. Use 16, say"
             )
-        counts = {
-            "n_sequences": n_sequences,
-            "n_heldout_sequences": n_heldout_sequences,
-            "windows_per_story": windows_per_story,
-        }
-        for field, count in counts.items():
-            if count is not None and count < 1:
-                raise UserError(f"expected {field} of at least 1, got {count}; leave it out for all")
-        if heldout is None and not 0 < heldout_fraction < 1:
-            raise UserError(f"expected a heldout_fraction in (0, 1), got {heldout_fraction}; use 0.1, or give heldout")
+        check_positive(
+            n_sequences=n_sequences, n_heldout_sequences=n_heldout_sequences, windows_per_story=windows_per_story
+        )
         if not story_marker.strip():
             raise UserError(f"expected a story_marker with visible characters, got {story_marker!r}")
         check_source(source, "source")
         if heldout is not None:
             check_source(heldout, "heldout")
-        self.source = source
-        self.heldout = heldout
+        self.source = absolute(source)
+        self.heldout = heldout and absolute(heldout)
+        self.heldout_fraction = heldout_fraction
+        if self.divides_source and not 0 < heldout_fraction < 1:
+            raise UserError(f"expected a heldout_fraction in (0, 1), got {heldout_fraction}; use 0.1, or set heldout")
         self.context_length = context_length
         self.n_sequences = n_sequences
         self.n_heldout_sequences = n_sequences if n_heldout_sequences is None else n_heldout_sequences
-        self.heldout_fraction = heldout_fraction
         self.windows_per_story = windows_per_story
-        self.tokenizer = tokenizer
+        self.tokenizer = tokenizer and absolute(tokenizer)
         self.story_marker = story_marker
         self.text_column = text_column
 
+    @property
+    def heldout_source(self) -> tuple[str, str]:
+        """What held-out stories are read from, and which split of it."""
+        if self.heldout is None or self.heldout == self.source:
+            return self.source, "train"
+        path = local_path(self.source)
+        source_has_splits = path is None or path.is_dir()
+        if source_has_splits and local_path(self.heldout) is None and "/" not in self.heldout:
+            return self.source, self.heldout
+        return self.heldout, "train"
+
+    @property
+    def divides_source(self) -> bool:
+        """Whether training and held-out stories are read from the same place."""
+        source, split = self.heldout_source
+        return split == "train" and os.path.realpath(source) == os.path.realpath(self.source)
+
     def sample_sets(self, seed: int) -> tuple[SampleSet, dict[str, SampleSet]]:
-        tokenizer = self._load_tokenizer()
+        tokenizer = self._tokenizer()
         train = self._collector(tokenizer, self.n_sequences, seed)
         heldout = self._collector(tokenizer, self.n_heldout_sequences, seed)
-        used: set[int] = set()
-        if self.heldout is None:
+        markers = end_of_text_markers(tokenizer)
+        if self.divides_source:
+            if self.heldout is not None:
+                message = "source and heldout are the same, %s: a share of %g of its stories is held out"
+                warn(message, self.source, self.heldout_fraction)
             sides = {"train": train, "heldout": heldout}
-            collect(self._stories(self.source), sides, lambda story: self._side_of(story, seed), used)
+            inside = collect(self._stories(self.source), markers, sides, lambda story: self._side_of(story, seed))
         else:
-            # Held-out stories first: those that occur in the training source too are then passed over there.
-            collect(self._heldout_stories(), {"heldout": heldout}, lambda story: "heldout", used)
-            collect(self._stories(self.source), {"train": train}, lambda story: "train", used)
-        train_windows = self._finish("training", train, self.source)
-        heldout_windows = self._finish("held-out", heldout, self.heldout or self.source)
-        return (
-            TextWindows("train", 0, train_windows, tokenizer),
-            {"heldout": TextWindows("heldout", len(train_windows), heldout_windows, tokenizer)},
-        )
+            inside = collect(self._stories(*self.heldout_source), markers, {"heldout": heldout}, lambda _: "heldout")
+            # What is held out is passed over where it occurs in the training source too.
+            inside += collect(self._stories(self.source), markers, {"train": train}, lambda _: "train", heldout.stories)
+        if inside:
+            message = "%d end-of-text tokens (%s) inside texts of %s: those texts are split there into stories"
+            warn(message, inside, ", ".join(markers), self.source)
+        train_set = self._finish("train", 0, train, self.source)
+        return train_set, {"heldout": self._finish("heldout", len(train_set), heldout, self.heldout_source[0])}
 
     def identity(self) -> dict[str, Any]:
         sets = [self.train_set, *self.evaluation_sets.values()]
@@ -129,42 +152,16 @@ class TinyStories(SampleStream):
     def _stories(self, source: str, split: str = "train") -> Iterator[str]:
         return read_stories(source, split=split, story_marker=self.story_marker, text_column=self.text_column)
 
-    def _heldout_stories(self) -> Iterator[str]:
-        assert self.heldout is not None
-        source_has_splits = not is_local(self.source) or Path(self.source).expanduser().is_dir()
-        if source_has_splits and not is_local(self.heldout) and "/" not in self.heldout:
-            return self._stories(self.source, split=self.heldout)
-        return self._stories(self.heldout)
-
-    def _load_tokenizer(self) -> Any:
-        if self.tokenizer is None:
-            module = self.trainer.lightning_module if self.trainer is not None else None
-            tokenizer = getattr(getattr(module, "target", None), "tokenizer", None)
-            if tokenizer is None:
-                raise UserError(
-                    "expected a target with a tokenizer, got one without; set data.tokenizer to a name or folder"
-                )
-            return tokenizer
-        from transformers import AutoTokenizer
-
-        folder = Path(self.tokenizer).expanduser()
-        if is_local(self.tokenizer) and not folder.is_dir():
-            siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
-            hint = nearest(folder.name, siblings) or "; check the path, or leave it out to use the target's"
-            raise UserError(f"expected a tokenizer's folder, got {self.tokenizer!r}, which does not exist{hint}")
-        try:
-            return AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else self.tokenizer)
-        # What transformers raises for a folder or name that holds no tokenizer, or without a network.
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"expected a tokenizer in {self.tokenizer!r}, got: {str(error).splitlines()[0]}; "
-                "name a folder that has tokenizer.json, or leave it out to use the target's"
-            ) from error
+    def _tokenizer(self) -> Any:
+        if self.tokenizer is not None:
+            return load_tokenizer(self.tokenizer)
+        module = self.trainer.lightning_module if self.trainer is not None else None
+        return check_tokenizer(getattr(getattr(module, "target", None), "tokenizer", None))
 
     def _collector(self, tokenizer: Any, wanted: int | None, seed: int) -> WindowCollector:
-        def choose(story: str, count: int) -> slice | np.ndarray:
+        def choose(story: str, count: int) -> Int[np.ndarray, " chosen"]:
             if self.windows_per_story is None or count <= self.windows_per_story:
-                return slice(count)
+                return np.arange(count)
             # A generator for each story: which others were read before makes no difference.
             chance = np.random.default_rng(derive_seed(seed, "windows", story_hash(story)))
             return np.sort(chance.choice(count, self.windows_per_story, replace=False))
@@ -175,28 +172,23 @@ class TinyStories(SampleStream):
         chance = derive_seed(seed, "heldout", story_hash(story)) / 2**63
         return "heldout" if chance < self.heldout_fraction else "train"
 
-    def _finish(self, side: str, collector: WindowCollector, source: str) -> Int[Tensor, "windows context_length"]:
-        windows = collector.windows()
-        if collector.stories == 0:
+    def _finish(self, name: str, first_id: int, collector: WindowCollector, source: str) -> TextWindows:
+        side = {"train": "training", "heldout": "held-out"}[name]
+        samples = collector.windows(name, first_id)
+        if collector.n_stories == 0:
             mend = f"give more stories, check that each ends in a line {self.story_marker!r} (in a .txt file)"
-            if self.heldout is None:
+            if self.divides_source:
                 mend += f", or change heldout_fraction ({self.heldout_fraction})"
             raise UserError(f"expected at least one {side} story in {source!r}, got none; {mend}")
-        if not len(windows):
+        if not len(samples):
             raise UserError(
                 f"expected {side} stories of at least {self.context_length} tokens in {source!r}, "
-                f"got {collector.stories}, the longest of {collector.longest_story}; use a smaller context_length"
+                f"got {collector.n_stories}, the longest of {collector.longest_story}; use a smaller context_length"
             )
-        if collector.wanted is not None and len(windows) < collector.wanted:
-            rank_zero_only(log.warning)(
-                "%s gives %d %s windows of %d tokens, fewer than the %d asked for; going on with those",
-                source,
-                len(windows),
-                side,
-                self.context_length,
-                collector.wanted,
-            )
-        return windows
+        if collector.wanted is not None and len(samples) < collector.wanted:
+            message = "%s gives %d %s windows of %d tokens, fewer than the %d asked for; going on with those"
+            warn(message, source, len(samples), side, self.context_length, collector.wanted)
+        return samples
 
 
 def story_hash(story: str) -> int:
@@ -205,30 +197,44 @@ def story_hash(story: str) -> int:
 
 
 def collect(
-    stories: Iterator[str],
+    texts: Iterator[str],
+    markers: list[str],
     collectors: Mapping[str, WindowCollector],
     side_of: Callable[[str], str],
-    used: set[int],
-) -> None:
-    """Hand each story to its side's collector until every side has enough.
+    excluded: Iterable[str] = (),
+) -> int:
+    """Hand each story to its side's collector, the same story once only, until every side has enough.
 
     Args:
-        stories: what to read.
+        texts: what to read.
+        markers: what ends a story within a text.
         collectors: one for each side.
         side_of: the side of a story.
-        used: hashes of stories that were taken already and are passed over; grows.
+        excluded: stories to pass over.
+
+    Returns:
+        How many markers stand between two stories.
     """
+    inside = 0
+    seen = set(map(story_hash, excluded))
+    boundary = re.compile("|".join(map(re.escape, markers)))
     wanted = [collector.wanted for collector in collectors.values()]
     total = None if None in wanted else sum(filter(None, wanted))
     with Waiting("Reading and tokenizing stories", total) as waiting:
-        for story in stories:
-            if all(collector.full for collector in collectors.values()):
+        while not all(collector.full for collector in collectors.values()):
+            chunk = list(islice(texts, TEXTS_AT_ONCE))
+            if not chunk:
                 break
-            identity = story_hash(story)
-            if identity in used:
-                continue
-            used.add(identity)
-            collector = collectors[side_of(story)]
-            if not collector.full:
-                collector.add(story)
-            waiting.reach(sum(collector.count for collector in collectors.values()))
+            new: dict[str, list[str]] = {side: [] for side in collectors}
+            for text in chunk:
+                stories = list(filter(None, map(str.strip, boundary.split(text))))
+                inside += max(0, len(stories) - 1)
+                for story in stories:
+                    identity = story_hash(story)
+                    if identity not in seen:
+                        seen.add(identity)
+                        new[side_of(story)].append(story)
+            for side, collector in collectors.items():
+                collector.add(new[side])
+            waiting.reach(sum(len(collector.stories) for collector in collectors.values()))
+    return inside

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eigen_lightning.data.generated import FixedSet, GeneratedSet
-from eigen_lightning.data.stream import SampleSet, SampleStream
+from eigen_lightning.data.stream import SampleSet, SampleStream, check_positive
 from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.seeding import derive_seed
 
@@ -110,15 +110,12 @@ class TMS(SampleStream):
             UserError: where a number is out of range.
         """
         super().__init__(batch_size, num_workers, seed)
-        counts = {
-            "features": features,
-            "samples_per_epoch": samples_per_epoch,
-            "heldout_samples": heldout_samples,
-            "values_per_feature": values_per_feature,
-        }
-        for field, count in counts.items():
-            if count is not None and count < 1:
-                raise UserError(f"expected {field} of at least 1, got {count}; leave it out for the default")
+        check_positive(
+            features=features,
+            samples_per_epoch=samples_per_epoch,
+            heldout_samples=heldout_samples,
+            values_per_feature=values_per_feature,
+        )
         if not 0 < probability <= 1:
             raise UserError(f"expected a probability in (0, 1], got {probability}; use 0.05, say")
         self.features = features

@@ -7,8 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eigen_lightning.data.generated import FixedSet, GeneratedSet
-from eigen_lightning.data.stream import SampleSet, SampleStream
-from eigen_lightning.run.errors import UserError
+from eigen_lightning.data.stream import SampleSet, SampleStream, check_positive
 
 INPUTS = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
 
@@ -46,8 +45,7 @@ class XOR(SampleStream):
             UserError: where a number is out of range.
         """
         super().__init__(batch_size, num_workers, seed)
-        if samples_per_epoch < 1:
-            raise UserError(f"expected samples_per_epoch of at least 1, got {samples_per_epoch}; use 1024, say")
+        check_positive(samples_per_epoch=samples_per_epoch)
         self.samples_per_epoch = samples_per_epoch
 
     def sample_sets(self, seed: int) -> tuple[SampleSet, dict[str, SampleSet]]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from byte_tokenizer import ByteTokenizer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from recording import Recording, quiet_trainer
 
@@ -187,8 +186,3 @@ def test_a_held_out_set_smaller_than_the_number_of_processes_hangs_nothing(tmp_p
     quiet_trainer(tmp_path, max_epochs=1, devices=2, strategy="ddp_fork").fit(module, stream)
     heldout = [[ids for loader, ids in torch.load(tmp_path / f"rank{rank}.pt")[1] if loader == 0] for rank in range(2)]
     assert heldout == [[[0]], []]
-
-
-def test_toy_tokenizer_is_what_the_tests_take_it_for() -> None:
-    tokenizer = ByteTokenizer()
-    assert tokenizer.decode(tokenizer(["a é"])["input_ids"][0]) == "\x01a é"

@@ -43,6 +43,14 @@ AT_ONCE: dict[str, tuple[Callable[[Path], dict], str]] = {
         lambda at: {"source": file(at, "a.txt"), "heldout": str(at / "b.txt")},
         "expected heldout to name a file, got '.*b.txt', which does not exist; did you mean a.txt",
     ),
+    "empty folder": (
+        lambda at: {"source": str(at)},
+        r"expected files of one kind \(.txt, .jsonl, .parquet\) for split 'train' in folder .*, got none; name a file",
+    ),
+    "folder of several kinds": (
+        lambda at: {"source": file(at, "train.txt") and str(Path(parquet(at, "train-1.parquet")).parent)},
+        r"expected files of one kind \(.*\) for split 'train' in folder .*, got .parquet and .txt; name a file, or",
+    ),
     "context": (
         lambda at: {"source": file(at, "a.txt"), "context_length": 1},
         "context_length of at least 2 tokens, got 1",
@@ -68,7 +76,7 @@ ON_SETUP: dict[str, tuple[Callable[[Path], dict], str]] = {
         r"expected UTF-8 text, got a binary file: .*a.txt has a NUL byte at byte 7 \(line 2\)",
     ),
     "no marker": (
-        lambda at: {"source": file(at, "a.txt"), "story_marker": "=="},
+        lambda at: {"source": file(at, "a.txt", STORIES.replace("<|endoftext|>", "***")), "story_marker": "=="},
         r"at least one (training|held-out) story in '.*a.txt', got none; .* line '==' .*heldout_fraction \(0.1\)",
     ),
     "blank": (
@@ -82,10 +90,6 @@ ON_SETUP: dict[str, tuple[Callable[[Path], dict], str]] = {
     "held-out side empty": (
         lambda at: {"source": file(at, "a.txt"), "heldout_fraction": 1e-9},
         "expected at least one held-out story in '.*a.txt', got none; .*change heldout_fraction",
-    ),
-    "same file twice": (
-        lambda at: {"source": file(at, "a.txt"), "heldout": file(at, "a.txt")},
-        "expected at least one training story in '.*a.txt', got none",
     ),
     "no JSON": (
         lambda at: {"source": bad_line(at, '{"text": ')},
@@ -103,16 +107,31 @@ ON_SETUP: dict[str, tuple[Callable[[Path], dict], str]] = {
     ),
     "broken parquet": (
         lambda at: {"source": file(at, "a.parquet", "hello")},
-        "expected a data set with split 'train' in '.*a.parquet', got: Parquet .*; check the file",
+        "expected a Parquet file, got: Parquet .* in .*a.parquet; name another file",
+    ),
+    "no text in parquet": (
+        lambda at: {"source": parquet(at, "a.parquet", values=["a story", None])},
+        "expected text in column 'text', got NoneType in .*a.parquet, row 2; set text_column to another",
+    ),
+    "half a surrogate pair": (
+        lambda at: {"source": bad_line(at, '{"text": "a \\ud83d b"}')},
+        r"got half of a surrogate pair, '.ud83d', as character 3 in .*a.jsonl, line 3; mend or leave out that text",
+    ),
+    "nested deeply": (
+        lambda at: {"source": bad_line(at, '{"text": "a", "more": ' + "[" * 100_000 + "]" * 100_000 + "}")},
+        r"expected one JSON object a line, got .* \(maximum recursion depth .*\) in .*a.jsonl, line 3; mend that line",
+    ),
+    "a long number": (
+        lambda at: {"source": bad_line(at, '{"text": "a", "id": ' + "7" * 5000 + "}")},
+        r"expected one JSON object a line, got .* \(Exceeds the limit .*\) in .*a.jsonl, line 3; mend that line",
     ),
     "no split": (
         lambda at: {"source": str(Path(parquet(at, "train.parquet")).parent), "heldout": "validation"},
-        "expected a data set with split 'validation' in .*; check the file",
+        r"expected files of one kind \(.*\) for split 'validation' in folder .*, got train.parquet; name a file",
     ),
-    "empty folder": (lambda at: {"source": str(at)}, "expected a data set with split 'train' in .*; check the file"),
     "no such name or no network": (
         lambda at: {"source": "nobody/nothing"},
-        "in 'nobody/nothing', got: .*; check the name and the network, or give a local file",
+        "in 'nobody/nothing', got: .*; check the name and the network, or name a local file",
     ),
     "tokenizer folder": (
         lambda at: {"source": file(at, "a.txt"), "tokenizer": str(at / "gone")},
@@ -143,6 +162,15 @@ def test_refused_when_read(case: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message) as caught:
         stream.setup()
     assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_that_cannot_tell_where_its_tokens_are_is_said(tmp_path: Path) -> None:
+    slow = ByteTokenizer()
+    slow.is_fast = False
+    stream = TinyStories(file(tmp_path, "a.txt"))
+    stream.trainer = SimpleNamespace(lightning_module=SimpleNamespace(target=SimpleNamespace(tokenizer=slow)))
+    with pytest.raises(UserError, match=r"expected a fast tokenizer, .* got ByteTokenizer; set data.tokenizer to"):
+        stream.setup()
 
 
 @pytest.mark.parametrize("trainer", [None, SimpleNamespace(lightning_module=SimpleNamespace(target=object()))])

@@ -15,12 +15,25 @@ import torch
 from byte_tokenizer import ByteTokenizer
 
 from eigen_lightning.data import TinyStories
+from eigen_lightning.run.errors import UserError
 
 MARKER = "<|endoftext|>"
 
 
 def write(path: Path, stories: Iterable[str], end: str = "\n") -> str:
     path.write_text("".join(f"{story}{end}{MARKER}{end}" for story in stories), encoding="utf-8", newline="")
+    return str(path)
+
+
+def write_as(path: Path, stories: list[str]) -> str:
+    """Stories as the kind of file that ``path`` says."""
+    if path.suffix == ".txt":
+        return write(path, stories)
+    if path.suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps({"text": story}) for story in stories))
+    else:
+        columns = {"text": stories, "length": [len(story) for story in stories]}
+        pyarrow.parquet.write_table(pyarrow.table(columns), path)
     return str(path)
 
 
@@ -85,6 +98,97 @@ def test_held_out_file_keeps_its_stories_out_of_training(tmp_path: Path) -> None
     assert story_numbers(stream, "train") == set(range(10, 40))
 
 
+@pytest.mark.parametrize("heldout", ["same path", "other path", "folder", "split"])
+def test_a_held_out_file_that_is_the_source_is_divided_by_story(
+    tmp_path: Path, heldout: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write(tmp_path / "a.txt", numbered(250))
+    want = prepared(source)
+    monkeypatch.chdir(tmp_path)
+    if heldout in ("folder", "split"):
+        source = str(tmp_path)
+    same = {"same path": source, "other path": "./a.txt", "folder": ".", "split": "train"}[heldout]
+    with caplog.at_level(logging.WARNING):
+        got = prepared(source, heldout=same, n_heldout_sequences=10)
+    assert texts(got) == texts(want)
+    assert texts(got, "heldout") == texts(want, "heldout")[:10]
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said == f"source and heldout are the same, {source}: a share of 0.1 of its stories is held out"
+    with pytest.raises(UserError, match="heldout_fraction in"):
+        TinyStories(source, heldout=same, heldout_fraction=0.0)
+
+
+def test_only_stories_with_held_out_windows_are_left_out_of_training(tmp_path: Path) -> None:
+    source, heldout = write(tmp_path / "train.txt", numbered(400)), write(tmp_path / "test.txt", ["x", *numbered(350)])
+    stream = prepared(source, heldout=heldout, n_heldout_sequences=9)
+    sides = [story_numbers(stream, name) for name in ("heldout", "train")]
+    assert sides[0] == set(range(len(sides[0])))
+    assert len(sides[0]) <= 9
+    assert sides[1] == set(range(400)) - sides[0]
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "parquet"])
+@pytest.mark.parametrize(("name", "other"), [("a[1]", "a1"), ("what?", "whatX"), ("all*", "all-of-it"), ("a::b", "b")])
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_a_path_is_no_pattern(tmp_path: Path, kind: str, name: str, other: str, in_folder: bool) -> None:
+    paths = []
+    for path, stories in ((name, numbered(40)), (other, numbered(80, first=40))):
+        paths.append(tmp_path / (f"{path}/0.{kind}" if in_folder else f"{path}.{kind}"))
+        paths[-1].parent.mkdir(exist_ok=True)
+        write_as(paths[-1], stories)
+    stream = prepared(str(paths[0].parent if in_folder else paths[0]))
+    assert story_numbers(stream, "train") | story_numbers(stream, "heldout") == set(range(40))
+
+
+def test_a_folder_gives_the_windows_of_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "stories"
+    (folder / "data").mkdir(parents=True)
+    (folder / ".cache").mkdir()
+    want = prepared(write(folder / "data" / "train.txt", numbered(40)), heldout_fraction=0.3)
+    write(folder / "TinyStories-valid.txt", numbered(60, first=40))
+    write(folder / ".cache" / "train.txt", numbered(90, first=60))
+    (folder / "README.md").write_text("About the training stories.")
+    got = prepared(str(folder), heldout_fraction=0.3)
+    assert [texts(got, name) for name in ("train", "heldout")] == [texts(want, name) for name in ("train", "heldout")]
+    split = prepared(str(folder), heldout="validation")
+    assert story_numbers(split, "train") == set(range(40))
+    assert story_numbers(split, "heldout") == set(range(40, 60))
+
+
+def test_paths_mean_the_same_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.txt", numbered(40))
+    write(tmp_path / "b.txt", numbered(10))
+    monkeypatch.chdir(tmp_path)
+    stream = TinyStories("a.txt", heldout="./b.txt", tokenizer="./tokenizer")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert (stream.source, stream.heldout) == (str(tmp_path / "a.txt"), str(tmp_path / "b.txt"))
+    assert stream.tokenizer == str(tmp_path / "tokenizer")
+    stream = TinyStories("roneneldan/TinyStories", heldout="validation", tokenizer="gpt2")
+    assert (stream.source, stream.heldout, stream.tokenizer) == ("roneneldan/TinyStories", "validation", "gpt2")
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "parquet"])
+def test_end_of_text_inside_a_text_ends_a_story(
+    tmp_path: Path, kind: str, gpt2_tokenizer_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stories = [f"Story {number} is short and soon over. The end." for number in range(60)]
+    # Two stories a text, and one text that merely ends in the marker.
+    glued = [f"{stories[i]} {MARKER}{stories[i + 1]}" for i in range(0, 58, 2)]
+    options = {"tokenizer": str(gpt2_tokenizer_folder), "context_length": 4}
+    want = prepared(write(tmp_path / "whole.txt", stories), **options)
+    with caplog.at_level(logging.WARNING):
+        path = write_as(tmp_path / f"glued.{kind}", [*glued, f"{stories[58]}{MARKER}", stories[59]])
+        got = prepared(path, **options)
+    for name in ("train", "heldout"):
+        samples = got.train_set if name == "train" else got.evaluation_sets[name]
+        expected = want.train_set if name == "train" else want.evaluation_sets[name]
+        assert torch.equal(samples.windows, expected.windows)
+        assert not (samples.windows == 50256).any()
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said.startswith(f"29 end-of-text tokens ({MARKER}) inside texts of {path}")
+
+
 def test_line_ends_byte_order_mark_and_own_marker(tmp_path: Path) -> None:
     want = prepared(write(tmp_path / "unix.txt", numbered(40)))
     dos = [story.replace("\n", "\r\n") for story in numbered(40)]
@@ -104,14 +208,10 @@ def test_the_last_story_needs_no_marker(tmp_path: Path) -> None:
 def test_every_kind_of_source_gives_the_same_windows(tmp_path: Path, kind: str) -> None:
     stories = numbered(40)
     want = prepared(write(tmp_path / "a.txt", stories))
-    table = pyarrow.table({"text": stories, "length": [len(story) for story in stories]})
-    if kind == "jsonl":
-        source = tmp_path / "a.jsonl"
-        source.write_text("\n".join(json.dumps({"text": story}) for story in stories))
-    elif kind == "parquet":
-        source = tmp_path / "a.parquet"
-        pyarrow.parquet.write_table(table, source)
+    if kind != "folder":
+        source = Path(write_as(tmp_path / f"a.{kind}", stories))
     else:
+        table = pyarrow.table({"text": stories, "length": [len(story) for story in stories]})
         source = tmp_path / "dataset"
         source.mkdir()
         pyarrow.parquet.write_table(table.slice(0, 25), source / "train-00000-of-00002.parquet")
@@ -128,6 +228,23 @@ def test_held_out_split_of_a_data_set_and_another_column(tmp_path: Path) -> None
     stream = prepared(str(tmp_path), heldout="validation", text_column="story")
     assert story_numbers(stream, "heldout") == set(range(10))
     assert story_numbers(stream, "train") == set(range(10, 40))
+
+
+def test_splits_of_a_data_set_on_the_hub_are_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    splits = {"train": numbered(40), "validation": numbered(10)}
+
+    def load_dataset(name: str, *, split: str, streaming: bool) -> datasets.IterableDataset:
+        assert (name, streaming) == ("owner/name", True)
+        return datasets.IterableDataset.from_generator(lambda: ({"text": story} for story in splits[split]))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    stream = prepared("owner/name", heldout="validation")
+    assert story_numbers(stream, "heldout") == set(range(10))
+    assert story_numbers(stream, "train") == set(range(10, 40))
+    same = prepared("owner/name", heldout="owner/name")
+    assert same.fingerprint() == prepared("owner/name").fingerprint()
 
 
 def test_as_many_windows_as_asked_for_and_reading_stops_there(tmp_path: Path) -> None:
