@@ -24,7 +24,7 @@ def hidden_space(
 
     Args:
         W: the embedding.
-        moved: the directions' parts in W; K may be 0.
+        moved: the directions' parts in W.
     """
     from PIL import Image, ImageDraw, ImageFont
 

@@ -6,10 +6,8 @@ from typing import Any
 
 import torch
 import yaml
-from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -38,9 +36,9 @@ class TensorBoard(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         target, directions = pl_module.target, pl_module.whole_directions()
-        if trainer.is_global_zero and isinstance(target, TMSTarget):
-            W = target.network.W.detach().cpu()
-            show_picture(trainer, "hidden_space", hidden_space(W, _moved(target.space, directions)))
+        if trainer.is_global_zero and isinstance(target, TMSTarget) and "W" in target.space.names:
+            W, moved = target.weights["W"], target.space.unflatten(directions.detach())["W"]
+            show_picture(trainer, "hidden_space", hidden_space(W.detach().cpu(), moved.cpu()))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -80,13 +78,6 @@ def add_scorecard(logger: TensorBoardLogger, card: dict[str, Any], step: int) ->
                 if figure in card[control]:
                     for end in (0, step):
                         writer.add_scalar(chart, card[control][figure], end)
-
-
-def _moved(space: Any, directions: Float[Tensor, "K P"]) -> Float[Tensor, "K hidden features"]:
-    """How each direction moves W; none where W is not decomposed."""
-    if "W" not in space.names:
-        return torch.zeros(0, 2, 1)
-    return space.unflatten(directions.detach().cpu())["W"]
 
 
 def _results(run: RunFolder, trainer: Trainer) -> dict[str, float]:
