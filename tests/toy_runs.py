@@ -49,6 +49,7 @@ def fit(
     directions: int = 5,
     epochs: int = 1,
     samples: int = 2048,
+    logger: Any = False,
     **model: Any,
 ) -> SparseEigendecomposition:
     """Decompose the pentagon on samples with a feature present once in ten; the module returned has its trainer."""
@@ -63,7 +64,7 @@ def fit(
         max_epochs=epochs,
         accelerator="cpu",
         callbacks=list(callbacks),
-        logger=False,
+        logger=logger,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -1,18 +1,21 @@
-"""TensorBoard started for real on a finished run: its HTTP API lists every promised tag with data."""
+"""TensorBoard started for real on a finished run: what its HTTP API says of curves, controls, pictures and text."""
 
 import json
+import re
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 from urllib.parse import urlencode
 
 import pytest
+from PIL import Image
 
 from eigen_lightning.cli.main import run
 from eigen_lightning.run.folder import RunFolder
@@ -24,7 +27,8 @@ CONFIG = Path(__file__).parents[2] / "configs" / "tms.yaml"
 class Board:
     """A running TensorBoard's data."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, run: RunFolder) -> None:
+        self.run = run
         self.base = f"http://127.0.0.1:{port}/data/"
 
     def __call__(self, path: str, **query: Any) -> Any:
@@ -33,7 +37,7 @@ class Board:
 
     def tags(self, plugin: str) -> dict[str, Any]:
         found = self(f"plugin/{plugin}/tags")
-        return next(iter(found.values())) if found else {}
+        return found.get(".", {}) if found else {}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +51,7 @@ def board(tmp_path_factory: Any) -> Iterator[Board]:
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(RunFolder(folder).tensorboard)]
     command += ["--port", str(port), "--load_fast=false"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    started = Board(port)
+    started = Board(port, RunFolder(folder))
     try:
         for _ in range(120):
             try:
@@ -62,41 +66,59 @@ def board(tmp_path_factory: Any) -> Iterator[Board]:
         process.wait(20)
 
 
-def test_every_promised_scalar_has_data(board):
-    tags = set(board.tags("scalars"))
-    promised = {"train/steepness", "heldout/steepness", "heldout/interference", "heldout/interference_ratio"}
-    promised |= {f"{name}/{k:03d}" for name in ("d2D_mean", "d2D_max") for k in range(5)}
-    curves = ("top", "random", "control", "predicted")
-    promised |= {f"intervention_{name}/{k:03d}" for name in curves for k in range(5)}
-    promised |= {
-        f"scorecard/{name}/{who}" for name in ("mcc", "selectivity") for who in ("learned", "random", "pca", "oracle")
+def test_curves_and_controls_share_charts(board):
+    """A control has the chart of the learned directions, as a run of its own: TensorBoard names and colors it."""
+    by_run = board("plugin/scalars/tags")
+    assert set(by_run) == {".", "random", "pca", "oracle"}
+    shared = {"heldout/steepness", "heldout/interference"}
+    shared |= {f"scorecard/{name}" for name in ("mcc", "selectivity", "uniqueness", "mmcs", "explained_curvature")}
+    own = {"train/steepness", "heldout/interference_ratio", "interventions/median_selectivity", "unhealthy/dead"}
+    assert shared | own <= set(by_run["."])
+    for control in ("random", "pca", "oracle"):
+        assert set(by_run[control]) == shared
+        for tag in shared:
+            first, last = board("plugin/scalars/scalars", run=control, tag=tag)
+            assert first[1] == 0 < last[1]
+            assert first[2] == last[2]
+    learned = board("plugin/scalars/scalars", run=".", tag="heldout/steepness")
+    assert len(learned) == 2
+    random = board("plugin/scalars/scalars", run="random", tag="heldout/steepness")
+    assert learned[-1][2] > 2 * random[-1][2]
+
+
+def test_few_tags_all_with_data(board):
+    plugins = ("scalars", "images", "histograms", "text")
+    tags = {(plugin, tag) for plugin in plugins for tag in board.tags(plugin)}
+    assert len(tags) <= 27
+    assert {tag for plugin, tag in tags if plugin != "scalars"} == {
+        "heldout/interference_matrix",
+        "hidden_space",
+        "heldout/log10_d2D",
+        "top_examples/text_summary",
     }
-    promised |= {"intervention_selectivity", "intervention_control_selectivity", "result/mcc"}
-    assert promised <= tags, promised - tags
-    for tag in ("heldout/steepness", "intervention_top/003", "scorecard/mcc/random"):
-        series = board("plugin/scalars/scalars", run=".", tag=tag)
-        assert series
-        assert all(point[2] == point[2] for point in series)
-    assert len(board("plugin/scalars/scalars", run=".", tag="heldout/steepness")) == 2
-    assert len(board("plugin/scalars/scalars", run=".", tag="intervention_top/000")) == 7
-
-
-def test_histograms_images_and_text_are_there(board):
-    assert {f"d2D/{k:03d}" for k in range(5)} <= set(board.tags("histograms"))
-    steps = board("plugin/histograms/histograms", run=".", tag="d2D/000")
+    steps = board("plugin/histograms/histograms", run=".", tag="heldout/log10_d2D")
     assert len(steps) == 2
-    assert sum(bucket[2] for bucket in steps[-1][2]) > 0
-    assert {"interference", "interference_normalized", "hidden_space"} <= set(board.tags("images"))
-    texts = {tag.removesuffix("/text_summary") for tag in board.tags("text")}
-    assert {f"top_examples/{k:03d}" for k in range(5)} <= texts
+    assert 0 < sum(bucket[2] for bucket in steps[-1][2]) <= 5 * 1024
+    for tag in ("heldout/interference_matrix", "hidden_space"):
+        pictures = board("plugin/images/images", run=".", tag=tag, sample=0)
+        assert [picture["step"] for picture in pictures] == [2, 4]
+        with urllib.request.urlopen(
+            f"{board.base}plugin/images/individualImage?{pictures[-1]['query']}", timeout=10
+        ) as answer:
+            assert min(Image.open(answer).size) >= 256
 
 
-def test_the_layout_opens_on_quality_with_controls(board):
-    layout = board("plugin/custom_scalars/layout")
-    titles = [category["title"] for category in layout["category"]]
-    assert titles[0] == "Quality, with controls"
-    charts = {chart["title"]: chart["multiline"]["tag"] for chart in layout["category"][0]["chart"]}
-    assert charts["mcc"] == [f"scorecard/mcc/{who}" for who in ("learned", "random", "pca", "oracle")]
+def test_top_examples_are_one_page_escaped_once(board):
+    """Rows as in top_examples.jsonl, read off the page that the server sends."""
+    pages = board("plugin/text/text", run=".", tag="top_examples/text_summary", markdown="true")
+    assert len(pages) == 2
+    cells = [unescape(re.sub("<.*?>", "", cell)) for cell in re.findall(r"<td>((?:(?!<t).)*?)</td>", pages[-1]["text"])]
+    wanted = []
+    for line in board.run.read_top_examples():
+        for rank, example in enumerate(line["examples"][:5]):
+            shown = ", ".join(f"{value:.3g}" for value in example["input"])
+            wanted += ["" if rank else str(line["direction"]), f"{example['value']:.3g}", shown]
+    assert cells == wanted
 
 
 def test_hyper_parameters_have_final_metrics(board):
@@ -112,4 +134,4 @@ def test_hyper_parameters_have_final_metrics(board):
     names = {info["name"] for info in experiment["hparamInfos"]}
     metrics = {info["name"]["tag"] for info in experiment["metricInfos"]}
     assert {"model.n_directions", "model.target.init_args.features"} <= names
-    assert {"heldout/steepness", "result/mcc", "result/median_intervention_selectivity"} <= metrics
+    assert {"heldout/steepness", "scorecard/mcc", "interventions/median_selectivity"} <= metrics

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric
@@ -16,7 +16,7 @@ WINDOWS_AT_ONCE = 32
 
 
 class Cards(EvaluationCallback):
-    """Writes ``cards.jsonl`` when training ends, and histograms of d2D to TensorBoard after every epoch."""
+    """Writes ``cards.jsonl`` when training ends, and a histogram of all d2D to TensorBoard after every epoch."""
 
     def metrics(self, module: LightningModule, sets: list[str]) -> dict[str, Metric]:
         return {"heldout": CurvatureHistogramMetric(module.n_directions)}
@@ -26,13 +26,9 @@ class Cards(EvaluationCallback):
 
     def finish(self, trainer: Trainer, module: LightningModule, results: dict[str, Any]) -> None:
         self._counts = results["heldout"].cpu()
-        borders = edges()
-        for board in tensorboards_of(trainer):
-            for k, counts in enumerate(self._counts):
-                filled = counts[1:-1].nonzero().flatten()
-                if len(filled):
-                    part = slice(int(filled[0]), int(filled[-1]) + 1)
-                    _add_histogram(board, f"d2D/{k:03d}", counts[1:-1][part], borders[1:][part], trainer.global_step)
+        if trainer.is_global_zero:
+            for board in tensorboards_of(trainer):
+                _add_histogram(board, self._counts.sum(0), trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         run = run_folder_of(trainer)
@@ -104,17 +100,22 @@ def _contexts(module: Any, samples: Any, directions: Tensor, lines: list[dict[st
     ]
 
 
-def _add_histogram(board: Any, tag: str, counts: Tensor, limits: Tensor, step: int) -> None:
-    """One histogram made of counts; ``limits`` are the upper borders of the bins."""
-    values, number = limits.double(), counts.double()
+def _add_histogram(board: Any, counts: Int[Tensor, " bins+2"], step: int) -> None:
+    """All directions' d2D, on a logarithmic axis: linear, one bin would hold nearly all; zeros are left out."""
+    filled = counts[1:-1].nonzero().flatten()
+    if not len(filled):
+        return
+    part = slice(int(filled[0]), int(filled[-1]) + 1)
+    # TensorBoard takes the upper border of each bin.
+    limits, number = edges().log10()[1:][part], counts[1:-1][part].double()
     board.add_histogram_raw(
-        tag,
-        min=float(values[0]),
-        max=float(values[-1]),
+        "heldout/log10_d2D",
+        min=float(limits[0]),
+        max=float(limits[-1]),
         num=int(number.sum()),
-        sum=float((values * number).sum()),
-        sum_squares=float((values.square() * number).sum()),
-        bucket_limits=values.tolist(),
+        sum=float((limits * number).sum()),
+        sum_squares=float((limits.square() * number).sum()),
+        bucket_limits=limits.tolist(),
         bucket_counts=number.tolist(),
         global_step=step,
     )

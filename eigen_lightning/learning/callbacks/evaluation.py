@@ -1,8 +1,9 @@
-"""What callbacks that look at evaluation share: which set a batch is of, and where TensorBoard is."""
+"""What callbacks that look at evaluation share: which set a batch is of, and which loggers take what."""
 
 from abc import ABC, abstractmethod
 from typing import Any
 
+from jaxtyping import UInt8
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
@@ -68,3 +69,13 @@ def run_folder_of(trainer: Trainer) -> RunFolder:
 def tensorboards_of(trainer: Trainer) -> list[Any]:
     """The TensorBoard writers of a trainer; they write nothing on ranks other than 0."""
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def show_picture(trainer: Trainer, name: str, picture: UInt8[Tensor, "3 height width"]) -> None:
+    """Give a picture to each logger that takes pictures, TensorBoard and Weights & Biases among them; on rank 0."""
+    for logger in trainer.loggers:
+        board = getattr(logger, "experiment", None)
+        if hasattr(logger, "log_image"):
+            logger.log_image(key=name, images=[picture.permute(1, 2, 0).numpy()], step=trainer.global_step)
+        elif hasattr(board, "add_image"):
+            board.add_image(name, picture, trainer.global_step)

@@ -56,7 +56,9 @@ class Health(EvaluationCallback):
         directions = module.U.detach()
         found = health(directions, leads.count)
         self._steepness = leads.steepness
-        module.log_dict({f"health/{kind}": float(count) for kind, count in found.counts().items()}, rank_zero_only=True)
+        module.log_dict(
+            {f"unhealthy/{kind}": float(count) for kind, count in found.counts().items()}, rank_zero_only=True
+        )
         if not found and found != self.found and trainer.is_global_zero:
             log.warning("directions after epoch %d: %s", trainer.current_epoch, found)
         self.found = found

@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from rich.table import Table
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from eigen_lightning.analysis.recovery import recovery
 from eigen_lightning.curvature import LinearizedBatch
 from eigen_lightning.data.epoch_batches import EpochBatches
 from eigen_lightning.learning.callbacks.evaluation import run_folder_of
+from eigen_lightning.learning.callbacks.tensorboard import add_scorecard
 from eigen_lightning.learning.callbacks.top_examples import describe
 from eigen_lightning.run.collectives import reduced
 from eigen_lightning.run.errors import UserError
@@ -114,7 +116,10 @@ class Scorecard(Callback):
             if name in card.get(column, {})
         }
         for logger in trainer.loggers:
-            logger.log_metrics(scalars, step=trainer.global_step)
+            if isinstance(logger, TensorBoardLogger):
+                add_scorecard(logger, card, trainer.global_step)
+            else:
+                logger.log_metrics(scalars, step=trainer.global_step)
 
     def judge(self, trainer: Trainer, module: Any, directions: Float[Tensor, "K P"]) -> dict[str, Any]:
         """The content of scorecard.json, from U."""

@@ -1,114 +1,108 @@
-"""What TensorBoard shows beyond scalars by the way: a layout, hyper-parameters with results, intervention curves."""
+"""What TensorBoard shows beyond curves: controls as lines, a toy model's hidden space, settings with results."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from eigen_lightning.learning.callbacks.evaluation import run_folder_of, tensorboards_of
+from eigen_lightning.learning.callbacks.evaluation import run_folder_of, show_picture, tensorboards_of
 from eigen_lightning.learning.callbacks.geometry import hidden_space
 from eigen_lightning.run.folder import RunFolder
+from eigen_lightning.targets.toys.tms import TMSTarget
 
-CURVES = {"top": "top", "random": "random", "control_top": "control", "predicted": "predicted"}
-"""Fields of ``interventions.json`` and what their curves are called."""
+CHARTS = {
+    "steepness": "heldout/steepness",
+    "interference": "heldout/interference",
+    **{
+        figure: f"scorecard/{figure}"
+        for figure in ("mcc", "selectivity", "uniqueness", "mmcs", "explained_curvature", "token_purity")
+    },
+}
+"""Figures of a scorecard that TensorBoard shows, and in which chart."""
 
-SCORES = ("mcc", "selectivity", "uniqueness", "mmcs", "steepness", "explained_curvature", "token_purity")
-CONTROLS = ("learned", "random", "pca", "oracle")
+CONTROLS = ("random", "pca", "oracle")
+
+CAUSAL = "interventions/median_selectivity"
 
 
 class TensorBoard(Callback):
-    """Writes the layout when training starts, and what needs the finished run when it ends; nothing in between.
+    """Shows a toy model's hidden space after each epoch and, when training ends, the settings with their results."""
 
-    An intervention's curve is a series whose step is the rank of the weight step: its predicted divergence grows
-    evenly in the logarithm from 1e-4 to 1.
-    """
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for board in tensorboards_of(trainer):
-            board.add_custom_scalars(layout(int(pl_module.n_directions)))  # type: ignore[arg-type]
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        target, directions = pl_module.target, pl_module.U.detach()
+        if trainer.is_global_zero and isinstance(target, TMSTarget) and "W" in target.space.names:
+            W, moved = target.weights["W"], target.space.unflatten(directions.detach())["W"]
+            show_picture(trainer, "hidden_space", hidden_space(W.detach().cpu(), moved.cpu()))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        directions = pl_module.U.detach()
         if not trainer.is_global_zero:
             return
         run = run_folder_of(trainer)
         for board in tensorboards_of(trainer):
-            if run.interventions.exists():
-                _write_interventions(board, run)
-            network = pl_module.target.network
-            if hasattr(network, "W"):
-                picture = hidden_space(network.W.detach().cpu(), *_actions(pl_module, directions))
-                board.add_image("hidden_space", picture, trainer.global_step)
-            _write_hyper_parameters(board, run, trainer)
+            results = _results(run, trainer)
+            if CAUSAL in results:
+                board.add_scalar(CAUSAL, results[CAUSAL], trainer.global_step)
+            # `SummaryWriter.add_hparams` would open a second run below this one.
+            for summary in hparams(_settings(run), results):
+                board.file_writer.add_summary(summary)
 
 
-def layout(n_directions: int) -> dict[str, dict[str, list[Any]]]:
-    """The custom scalars' dashboard: what matters on top, each with its controls on one chart."""
-    shown = range(min(n_directions, 64))
-    return {
-        "Quality, with controls": {
-            name: ["Multiline", [f"scorecard/{name}/{control}" for control in CONTROLS]] for name in SCORES
-        },
-        "Stages": {
-            "steepness": ["Multiline", ["train/steepness", "heldout/steepness"]],
-            "interference": ["Multiline", ["train/interference", "heldout/interference"]],
-            "interference over steepness": ["Multiline", ["heldout/interference_ratio"]],
-        },
-        "Health": {
-            "mean d2D": ["Multiline", ["d2D_mean/.*"]],
-            "largest d2D": ["Multiline", ["d2D_max/.*"]],
-        },
-        "Interventions": {
-            f"direction {k}": ["Multiline", [f"intervention_{name}/{k:03d}" for name in CURVES.values()]] for k in shown
-        },
-    }
+def add_scorecard(logger: TensorBoardLogger, card: dict[str, Any], step: int) -> None:
+    """Show a scorecard: of the learned directions a point, of each control a line from the beginning to ``step``.
+
+    A control is a run of its own in a folder below the logger's: TensorBoard gives each run a color and a name, and
+    draws what several runs call the same in one chart.
+
+    Args:
+        logger: of the run.
+        card: the content of ``scorecard.json``.
+        step: when it was made.
+    """
+    for figure, chart in CHARTS.items():
+        if figure in card["learned"] and chart.startswith("scorecard/"):
+            logger.experiment.add_scalar(chart, card["learned"][figure], step)
+    for control in CONTROLS:
+        folder = Path(logger.log_dir) / control
+        # Written anew each time, so that a resumed run has each line once.
+        shutil.rmtree(folder, ignore_errors=True)
+        if control not in card:
+            continue
+        with SummaryWriter(str(folder)) as writer:
+            for figure, chart in CHARTS.items():
+                if figure in card[control]:
+                    for end in (0, step):
+                        writer.add_scalar(chart, card[control][figure], end)
 
 
-def _actions(module: Any, directions: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
-    """How each direction moves W, ``[K, hidden, features]``; none where W is not decomposed."""
-    space = module.target.space
-    if "W" not in space.names:
-        return torch.zeros(0, 1, 1), []
-    moved = space.unflatten(directions.cpu())["W"]
-    return moved, list(range(len(moved)))
-
-
-def _write_interventions(board: Any, run: RunFolder) -> None:
-    found = run.read_json(run.interventions)
-    for line in found["directions"]:
-        half = len(line["deltas"]) // 2
-        for field, name in CURVES.items():
-            for step, value in enumerate(line.get(field, [])[half:]):
-                board.add_scalar(f"intervention_{name}/{line['direction']:03d}", value, step)
-        for name in ("selectivity", "control_selectivity"):
-            if line.get(name) is not None:
-                board.add_scalar(f"intervention_{name}", line[name], line["direction"])
-
-
-def _write_hyper_parameters(board: Any, run: RunFolder, trainer: Trainer) -> None:
-    config = yaml.safe_load(run.config.read_text(encoding="utf-8")) if run.config.exists() else {}
-    given = _flat({key: config.get(key) for key in ("seed_everything", "model", "data") if key in config})
+def _results(run: RunFolder, trainer: Trainer) -> dict[str, float]:
     results = {
         name: float(value)
         for name, value in trainer.callback_metrics.items()
         if name.startswith("heldout/") and torch.as_tensor(value).numel() == 1
     }
     if run.scorecard.exists():
-        learned = run.read_json(run.scorecard).get("learned", {})
-        results |= {f"result/{name}": float(v) for name, v in learned.items() if isinstance(v, int | float)}
+        learned = run.read_json(run.scorecard)["learned"]
+        results |= {
+            chart: float(learned[figure])
+            for figure, chart in CHARTS.items()
+            if figure in learned and chart.startswith("scorecard/")
+        }
     if run.interventions.exists():
         median = run.read_json(run.interventions)["median_selectivity"]
         if median is not None:
-            results["result/median_intervention_selectivity"] = median
-    # `SummaryWriter.add_hparams` would open a second run below this one.
-    for summary in hparams(given, results):
-        board.file_writer.add_summary(summary)
-    for name, value in results.items():
-        if name.startswith("result/"):
-            board.add_scalar(name, value, trainer.global_step)
+            results[CAUSAL] = median
+    return results
+
+
+def _settings(run: RunFolder) -> dict[str, bool | str | float | int]:
+    config = yaml.safe_load(run.config.read_text(encoding="utf-8")) if run.config.exists() else {}
+    return _flat({key: config.get(key) for key in ("seed_everything", "model", "data") if key in config})
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, bool | str | float | int]:

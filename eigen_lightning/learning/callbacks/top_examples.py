@@ -1,6 +1,6 @@
 """The top-activating examples of each direction, at epoch end."""
 
-import html
+import re
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -12,9 +12,12 @@ from eigen_lightning.analysis.top_examples import TopExamplesMetric
 from eigen_lightning.learning.callbacks.evaluation import EvaluationCallback, run_folder_of, tensorboards_of
 from eigen_lightning.run.errors import UserError
 
+SHOWN = 5
+"""Examples a direction on TensorBoard's page: all of them, of 64 directions, would be a long one."""
+
 
 class TopExamples(EvaluationCallback):
-    """Writes ``top_examples.jsonl``, and the same as text to TensorBoard, for every evaluation set.
+    """Writes ``top_examples.jsonl`` for every evaluation set, and one page of the held-out ones to TensorBoard.
 
     Args:
         n_examples: examples a direction.
@@ -46,8 +49,7 @@ class TopExamples(EvaluationCallback):
         ]
         run_folder_of(trainer).write_top_examples(lines)
         for board in tensorboards_of(trainer):
-            for k, line in enumerate(lines):
-                board.add_text(f"top_examples/{k:03d}", as_markdown(line["examples"]), trainer.global_step)
+            board.add_text("top_examples", as_markdown(described["heldout"]), trainer.global_step)
 
 
 def describe(found: Found, samples: Any) -> list[list[dict[str, Any]]]:
@@ -68,21 +70,23 @@ def describe(found: Found, samples: Any) -> list[list[dict[str, Any]]]:
     ]
 
 
-def as_markdown(examples: list[dict[str, Any]]) -> str:
-    """A table of examples; text has its activating token in bold, and nothing in it is taken for markup."""
-    lines = ["| value | sample |", "|---|---|"]
-    for example in examples:
-        if "token" in example:
-            before, token, after = (_plain(example[key]) for key in ("before", "token", "after"))
-            sample = f"{before}<b>{token}</b>{after}"
-        else:
-            sample = _plain(str(example["input"]))
-        lines.append(f"| {example['value']:.3g} | {sample} |")
+def as_markdown(described: list[list[dict[str, Any]]], shown: int = SHOWN) -> str:
+    """One table of the first ``shown`` examples of every direction; of text, the activating token is in bold."""
+    lines = ["| direction | d2D | sample |", "|---|---|---|"]
+    for k, examples in enumerate(described):
+        for rank, example in enumerate(examples[:shown]):
+            lines.append(f"| {'' if rank else f'**{k}**'} | {example['value']:.3g} | {_sample(example)} |")
     return "\n".join(lines)
 
 
-def _plain(text: str) -> str:
-    escaped = html.escape(text)
-    for mark in "|*_`[]\\~#":
-        escaped = escaped.replace(mark, f"&#{ord(mark)};")
-    return escaped
+def _sample(example: dict[str, Any]) -> str:
+    if "token" in example:
+        # Bold cannot begin or end with a space.
+        space, token, more = re.fullmatch(r"(\s*)(.*?)(\s*)", example["token"], re.DOTALL).groups()  # type: ignore[union-attr]
+        return f"{literal(example['before'] + space)}**{literal(token or '␣')}**{literal(more + example['after'])}"
+    return literal(", ".join(f"{value:.3g}" for value in example["input"]))
+
+
+def literal(text: str) -> str:
+    """Text that Markdown and HTML show as it is: every sign that could mean something in either as its number."""
+    return re.sub(r"[!-/:-@\[-`{-~]", lambda sign: f"&#{ord(sign[0])};", re.sub(r"\s", " ", text))
