@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from eigen_lightning.analysis import intervals as module
-from eigen_lightning.analysis.intervals import bootstrap_interval, sums_by_group
+from eigen_lightning.analysis.intervals import bootstrap, bootstrap_interval, sums_by_group
 
 
 @pytest.mark.parametrize(("n_groups", "level"), [(400, 0.9), (400, 0.5), (20, 0.9)])
@@ -49,15 +49,12 @@ def test_columns_have_the_intervals_that_each_has_alone(monkeypatch: pytest.Monk
     assert torch.equal(bootstrap_interval(sums, counts, draws=200, seed=4).low, found.low)
 
 
-def test_the_mean_of_columns_is_resampled_as_one_figure() -> None:
+def test_a_figure_of_several_sums_is_resampled_as_one() -> None:
     """Two columns that are each other's opposite: each is uncertain, their mean is not."""
-    sums = torch.randn(40, dtype=torch.float64)
-    both = bootstrap_interval(torch.stack([1 + sums, 1 - sums]), torch.ones(40), mean_of_columns=True)
-    assert [float(both.low), float(both.high)] == pytest.approx([1, 1])
-    with_nothing = torch.stack([1 + sums, torch.zeros(40, dtype=torch.float64)])
-    counts = torch.stack([torch.ones(40), torch.zeros(40)])
-    rest = bootstrap_interval(with_nothing, counts, mean_of_columns=True)
-    assert float(rest.value) == pytest.approx(float(1 + sums.mean()))
+    column = torch.randn(40, dtype=torch.float64)
+    both = torch.stack([1 + column, 1 - column])
+    found = bootstrap(lambda weights: (both @ weights.T).mean(0) / weights.sum(1), 40)
+    assert [float(end) for end in (found.low, found.value, found.high)] == pytest.approx([1, 1, 1])
 
 
 def test_one_group_has_no_interval() -> None:

@@ -17,7 +17,9 @@ from eigen_lightning.analysis.labels import (
     held,
     label_by_kind,
     label_directions,
+    mean_explained,
     mean_share,
+    shares_on,
 )
 from eigen_lightning.analysis.text_rules import FAMILIES, Rule, Text, Vocabulary, token_strings
 from eigen_lightning.analysis.token_classes import CLASSES
@@ -192,18 +194,24 @@ def test_average_precision_is_the_mean_precision_at_the_rules_tokens() -> None:
     assert label.average_precision == pytest.approx(by_hand / float(holds.sum()))
 
 
-def test_what_labels_explain_has_the_mean_share_in_its_interval() -> None:
-    labels, unseen = labels_of(Rule(("token",), (ID[" dog"],)), Rule(("class",), (PRONOUN,)))
-    labels = [*labels, NO_LABEL]
-    holds = held(labels, vocabulary_of(unseen).features(unseen))
-    assert holds[0].equal(unseen.tokens == ID[" dog"])
-    curvature = torch.cat(
-        [holds[:2] + torch.rand(2, *unseen.tokens.shape).pow(8), torch.zeros(1, *unseen.tokens.shape)]
-    )
-    shares = [float(row[mask].sum() / row.sum().clamp_min(1)) for row, mask in zip(curvature, holds, strict=True)]
-    found = explained_by_labels(curvature, holds, torch.arange(len(holds[0])) // 5)
-    assert found.value == pytest.approx(sum(shares) / 3)
+def test_what_labels_explain_has_an_interval_and_the_means_of_the_labels() -> None:
+    rules = Rule(("token",), (ID[" dog"],)), Rule(("class",), (PRONOUN,))
+    train, unseen = random_text(), random_text()
+    curvature = [
+        torch.stack([*(planted(text, rule, 0.6) for rule in rules), torch.zeros(400, 12)]) for text in (train, unseen)
+    ]
+    vocabulary = vocabulary_of(train, unseen)
+    labels = label_directions(train, curvature[0], unseen, curvature[1], vocabulary)
+    holds = held(labels, vocabulary.features(unseen))
+    assert torch.equal(holds[0], unseen.tokens == ID[" dog"])
+    assert not holds[2].any()
+    found = explained_by_labels(holds, curvature[1], torch.arange(400) // 5)
+    assert found.value == pytest.approx(mean_explained(labels))
+    assert mean_explained(labels) == pytest.approx(sum(label.share - label.base_rate for label in labels) / 3)
     assert found.low < found.value < found.high < found.low + 0.1
+    others = shares_on(holds, curvature[1])
+    assert others.diagonal().tolist() == pytest.approx([label.share for label in labels])
+    assert others[0, 1] == pytest.approx(0.4 * labels[0].base_rate, abs=0.01)
 
 
 def test_kinds_of_samples_are_found_where_several_are_present() -> None:
