@@ -103,7 +103,6 @@ def label_directions(
             _label(
                 vocabulary.describe(rule),
                 rule,
-                rule.needs_context,
                 (weights[:, k], rule.holds(features).flatten()),
                 (judged[:, k], rule.holds(there).flatten()),
             )
@@ -135,7 +134,6 @@ def label_by_kind(
         _label(
             names[kind],
             Rule(("kind",), (kind,)),
-            False,
             (weights[:, k], kinds[:, kind]),
             (judged[:, k], there[:, kind]),
         )
@@ -268,7 +266,6 @@ def _complexity(family: tuple[str, ...]) -> tuple[bool, int]:
 def _label(
     text: str,
     rule: Rule,
-    needs_context: bool,
     chosen: tuple[Float[Tensor, " samples"], Bool[Tensor, " samples"]],
     judged: tuple[Float[Tensor, " unseen"], Bool[Tensor, " unseen"]],
 ) -> Label:
@@ -279,7 +276,7 @@ def _label(
         share=_share(curvature, holds),
         average_precision=_average_precision(curvature, holds),
         base_rate=float(holds.double().mean()),
-        needs_context=needs_context,
+        needs_context=rule.needs_context,
         chosen_share=_share(*chosen),
     )
 

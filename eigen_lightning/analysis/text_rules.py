@@ -14,8 +14,8 @@ from eigen_lightning.analysis.token_classes import CLASSES, GROUPS, token_class,
 NONE = -1
 """Value of a feature that a token does not have: a token before at a window's start."""
 
-CURRENT = {"token", "class", "group"}
-"""Features that the current token alone decides."""
+CURRENT = {"token", "class", "group", "kind"}
+"""Features that the current token, or sample, alone decides; "kind" is that of a sample that is no text."""
 
 FAMILIES: tuple[tuple[str, ...], ...] = (
     ("token",),
@@ -57,7 +57,7 @@ class Rule:
     """A token follows it where each feature has its value.
 
     Attributes:
-        features: what is looked at, one of :data:`FAMILIES`.
+        features: what is looked at, one of :data:`FAMILIES`; ``("kind",)`` for samples that are no text.
         values: what it has to be: ids of tokens, numbers of classes, numbers of position ranges.
     """
 
@@ -70,7 +70,7 @@ class Rule:
         return not CURRENT.issuperset(self.features)
 
     def holds(self, features: Mapping[str, Int[Tensor, "windows length"]]) -> Bool[Tensor, "windows length"]:
-        """Which tokens of a text follow it; none where the text lacks a feature."""
+        """Which tokens of a text follow it."""
         masks = [features[name] == value for name, value in zip(self.features, self.values, strict=True)]
         return torch.stack(masks).all(0)
 

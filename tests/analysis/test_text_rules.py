@@ -37,7 +37,8 @@ ID = {word: number for number, word in enumerate(WORDS)}
 
 
 def text_of(*windows: list[str], offset: list[int] | None = None) -> Text:
-    return Text(torch.tensor([[ID[word] for word in window] for window in windows]), offset and torch.tensor(offset))
+    tokens = torch.tensor([[ID[word] for word in window] for window in windows], dtype=torch.int32)
+    return Text(tokens, offset and torch.tensor(offset))
 
 
 def vocabulary_of(*texts: Text) -> Vocabulary:
