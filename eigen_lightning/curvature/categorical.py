@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-FOLDED_SHARE = 8e-6
+FOLDED_SHARE = 2e-5
 """Share of any sample's metric, in trace norm, that averaging over the batch may change in single precision."""
 
 UNLIKELY = 1e-6
@@ -102,8 +102,8 @@ class Folded:
 
         Averaging replaces ``sum_v p[s, v] a_v a_v^T`` (a: distance from the common mean) by the sample's folded mass
         times the batch's covariance. Both are positive semidefinite, so the trace norm of their difference is at most
-        the sum of their traces; the metric's trace is at least ``p_top sum_v p[s, v] |w_v - w_top|^2``. The ratio of
-        the two is held below ``FOLDED_SHARE`` on every sample.
+        the sum of their traces; the metric's trace is at least that of all other tokens about their own mean. The ratio
+        of the two is held below ``FOLDED_SHARE`` on every sample.
 
         Args:
             tail: probabilities of all tokens but the likeliest, for which it is zero.
@@ -124,17 +124,21 @@ class Folded:
         weights = tail.mean(0)
         covariance = (apart * weights[:, None]).T @ apart / mass.mean().clamp_min(torch.finfo(rows.dtype).tiny)
         error = share + mass * covariance.trace()
-        p_top = 1 - tail.sum(1)
-        if bool((error > FOLDED_SHARE * p_top * _spread(tail.index_select(1, others), rows[others], origin)).any()):
+        if bool((error > FOLDED_SHARE * _least_trace(tail.index_select(1, others), rows[others], origin, mass)).any()):
             return None
         cross = torch.einsum("si,j->sij", off, common)
         second = mass[:, None, None] * (torch.outer(common, common) + covariance) + cross + cross.mT
         return cls(others, off + mass[:, None] * common, second)
 
 
-def _spread(
-    probability: Float[Tensor, "samples vocab"], rows: Float[Tensor, "vocab d"], origin: Float[Tensor, "samples d"]
+def _least_trace(
+    probability: Float[Tensor, "samples others"],
+    rows: Float[Tensor, "others d"],
+    origin: Float[Tensor, "samples d"],
+    folded_mass: Float[Tensor, " samples"],
 ) -> Float[Tensor, " samples"]:
-    """``sum_v p[s, v] |w_v - o_s|^2``."""
-    cross = ((probability @ rows) * origin).sum(1)
-    return probability @ rows.square().sum(1) - 2 * cross + probability.sum(1) * origin.square().sum(1)
+    """``sum_v p[s, v] |w_v - m_s|^2`` over the likeliest token and ``others``, m_s their mean."""
+    first, mass = probability @ rows, probability.sum(1)
+    about_origin = probability @ rows.square().sum(1) - 2 * (first * origin).sum(1) + mass * origin.square().sum(1)
+    shift = first - mass[:, None] * origin
+    return about_origin - shift.square().sum(1) / (1 - folded_mass)

@@ -135,6 +135,11 @@ class Linearizer:
         """Whether metric or trace take long enough to be kept where samples return every epoch."""
         return self.readout is not None or len(self.probes) < self.probes.shape[1]
 
+    def at_origin(self, inputs: Tensor) -> Tensor:
+        """The outputs at W0, or with a readout the tensor before it."""
+        with torch.no_grad():
+            return self.function(self.origin, inputs)
+
     def metric(self, outputs: Float[Tensor, "*samples d"]) -> Float[Tensor, "*samples d d"]:
         """The output metric pulled back to the tensor before the readout."""
         assert self.readout is not None

@@ -58,9 +58,8 @@ class SampleCache:
         with Waiting(f"Metrics of the {samples.name} samples", len(samples)) as waiting:
             for indices in torch.arange(len(samples)).split(batch_size):
                 inputs = samples.batch(0, indices).inputs.to(device)
-                linearized = linearizer(inputs)
                 if linearizer.readout is not None:
-                    packed = _pack(linearizer.metric(linearized.outputs)).cpu()
+                    packed = _pack(linearizer.metric(linearizer.at_origin(inputs))).cpu()
                     if self._metric is None:
                         self._metric = self._allocate((len(samples), *packed.shape[1:]), packed.dtype)
                     self._metric[indices] = packed
