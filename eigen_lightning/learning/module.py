@@ -85,7 +85,7 @@ class SparseEigendecomposition(LightningModule):
         objective: Literal["auto", "coverage", "steepness"] = "auto",
         exponent: float = 3.0,
         dense_exponent: float = 1.5,
-        dense_above: float = 7.0,
+        dense_above: float = 10.0,
         stage1: OptimizerCallable | None = None,
         stage2: OptimizerCallable | None = None,
         interference_weight: float = 0.0,
