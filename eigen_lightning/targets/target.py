@@ -1,5 +1,6 @@
 """What a target is: a trained network, seen as a function of the parameters chosen in it."""
 
+import copy
 import hashlib
 import json
 from abc import ABC, abstractmethod
@@ -94,6 +95,23 @@ class Target(ABC):
         Raises:
             UserError: naming what the network takes and what came.
         """
+
+    def heads(self) -> dict[str, tuple[int, int]]:
+        """For chosen parameters that attention heads share: how many heads, along which axis; none by default."""
+        return {}
+
+    def randomized(self, seed: int) -> "Target":
+        """A copy with random parameters of the same scale: matrices are drawn anew, vectors stay.
+
+        Scale is kept since trained biases and normalizations are made for it.
+        """
+        copied = copy.deepcopy(self)
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in copied.network.parameters():
+            if parameter.ndim > 1:
+                drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter.data.copy_(drawn * parameter.double().std(correction=0).cpu())
+        return copied
 
     def config(self) -> dict[str, Any]:
         """What, besides the weights, makes this target the one it is; part of its fingerprint."""
