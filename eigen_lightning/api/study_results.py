@@ -59,7 +59,8 @@ class Study:
         known = any("successes" in point for point in points)
         labels = ["PCA" if column == "pca" else column.replace("_", " ") for column in columns]
         caption = ["mcc: mean (least) over runs" if known else "mean ± standard deviation over runs"]
-        caption += [escape(f"{row['run_dir']}: {row['failure']}") for row in self.rows if "failure" in row]
+        failed = [row for row in self.rows if "failure" in row]
+        caption += [escape(f"{'/'.join(Path(row['run_dir']).parts[-2:])}: {row['failure']}") for row in failed]
         made = Table(
             title=escape(", ".join(self.config)), caption="\n".join(caption), box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
         )

@@ -17,5 +17,7 @@ def study(config: str | Sequence[str], **options: Any) -> None:
     """
     made = eigen_lightning.api.study.study(config, **options)
     console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 140)
     console.print(made.table())
     console.print(f"Results: [bold]{made.run_dir}[/bold]", soft_wrap=True)

@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,12 @@ from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.folder import RunFolder
 
 XOR = str(Path(__file__).parents[2] / "configs" / "xor.yaml")
-SHORT = ["--trainer.max_epochs=1", "--data.samples_per_epoch=128", "--model.start.steps=10"]
+SHORT = [
+    "--trainer.max_epochs=1",
+    "--data.samples_per_epoch=128",
+    "--model.start.steps=10",
+    '--trainer.callbacks=[{"class_path": "Scorecard"}]',
+]
 
 
 def text(made: Study) -> str:
@@ -148,82 +154,143 @@ def test_features_are_read_off_only_where_the_start_chose(tmp_path: Path) -> Non
 # ------------------------------------------------------------------------------------------------------- the runs
 
 
-@pytest.fixture
-def begun(monkeypatch: pytest.MonkeyPatch) -> list[StudyRun]:
-    """Runs happen in this process, and are told here in their order."""
-    seen: list[StudyRun] = []
+class InThisProcess:
+    """Does runs here, or pretends to, and tells which."""
 
-    def here(runs: Sequence[StudyRun], jobs: int) -> Iterator[str | None]:
+    def __init__(self, pretended: str | None = None) -> None:
+        self.pretended = pretended
+        self.begun: list[StudyRun] = []
+
+    def __call__(self, runs: Sequence[StudyRun], jobs: int) -> Iterator[str | None]:
         for each in runs:
-            seen.append(each)
-            yield module.run_one(each)
-
-    monkeypatch.setattr(module, "_processes", here)
-    return seen
+            self.begun.append(each)
+            yield self.pretended or module.run_one(each)
 
 
-def test_settings_of_a_seed_share_a_target_and_only_what_is_missing_is_run(
-    tmp_path: Path, begun: list[StudyRun]
-) -> None:
-    arguments: dict[str, Any] = {"run_dir": str(tmp_path), "overrides": SHORT}
-    made = study(XOR, seeds=1, vary={"model.exponent": [2, 3]}, **arguments)
-    assert [each.folder.parent.name for each in begun] == ["model.exponent=2", "model.exponent=3"]
-    assert len({each["target_fingerprint"] for each in made.rows}) == 1
-    assert (tmp_path / "study.png").exists()
-    assert not list(tmp_path.rglob("report.html"))
-    weights = [load_file(path) for path in tmp_path.glob("model.*/seed_0000/target.safetensors")]
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> InThisProcess:
+    processes = InThisProcess()
+    monkeypatch.setattr(module, "_processes", processes)
+    return processes
+
+
+@pytest.fixture(scope="module")
+def two_settings(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    folder = str(tmp_path_factory.mktemp("study") / "made")
+    with pytest.MonkeyPatch.context() as patch:
+        processes = InThisProcess()
+        patch.setattr(module, "_processes", processes)
+        made = study(XOR, seeds=1, vary={"model.exponent": [2, 3]}, run_dir=folder, overrides=SHORT)
+    assert [each.folder.parent.name for each in processes.begun] == ["model.exponent=2", "model.exponent=3"]
+    return made
+
+
+def test_settings_of_a_seed_share_its_target(two_settings: Study) -> None:
+    assert len({each["target_fingerprint"] for each in two_settings.rows}) == 1
+    weights = [load_file(Path(each["run_dir"]) / "target.safetensors") for each in two_settings.rows]
     assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
-    stored = json.loads((tmp_path / "study.json").read_text())
-    assert stored == made.to_json()
+
+
+def test_results_are_written_and_stand_beside_their_controls(two_settings: Study) -> None:
+    folder = Path(two_settings.run_dir)
+    stored = json.loads((folder / "study.json").read_text())
+    assert stored == two_settings.to_json()
+    assert (folder / "study.png").exists()
+    assert not list(folder.rglob("report.html"))
     assert all(point["learned"]["mcc"]["mean"] > point["random"]["mcc"]["mean"] for point in stored["summary"])
     assert all(point["oracle"]["mcc"]["mean"] == pytest.approx(1) for point in stored["summary"])
 
-    # More settings: the target is still there. More seeds: another target.
-    begun.clear()
-    more = study(XOR, seeds=2, vary={"model.exponent": [2]}, **arguments)
-    assert [(each.seed, each.point["model.exponent"]) for each in begun] == [(1, 2)]
-    assert more.rows[0] == made.rows[0]
+
+def test_only_what_is_missing_is_run(two_settings: Study, here: InThisProcess, tmp_path: Path) -> None:
+    folder = shutil.copytree(two_settings.run_dir, tmp_path / "copy")
+    more = study(XOR, seeds=2, vary={"model.exponent": [2]}, run_dir=str(folder), overrides=SHORT)
+    assert [(each.seed, each.point) for each in here.begun] == [(1, {"model.exponent": 2})]
+    assert more.rows[0] == two_settings.rows[0] | {"run_dir": more.rows[0]["run_dir"]}
     assert more.rows[0]["target_fingerprint"] != more.rows[1]["target_fingerprint"]
+    # What was cut off is run again; the shared target is still there.
+    here.begun.clear()
+    manifest = Path(more.rows[1]["run_dir"]) / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"complete"', '"interrupted"'))
+    here.pretended = "cut off again"
+    again = study(XOR, seeds=2, vary={"model.exponent": [2]}, run_dir=str(folder), overrides=SHORT)
+    assert [(each.seed, each.shared_target.exists()) for each in here.begun] == [(1, True)]
+    assert again.rows[1]["failure"] == "cut off again"
 
-    with pytest.raises(UserError, match="differ in overrides"):
-        study(XOR, seeds=1, vary={"model.exponent": [2]}, run_dir=str(tmp_path), overrides=SHORT[:1])
-    with pytest.raises(UserError, match="seed 7 first"):
-        study(XOR, seeds=1, first_seed=7, run_dir=str(tmp_path / "other"), targets_of=str(tmp_path))
+
+def test_a_folder_of_another_study_is_refused(two_settings: Study) -> None:
+    for options, differing in (
+        ({"overrides": SHORT[:1]}, "overrides"),
+        ({"overrides": SHORT, "config": [XOR, XOR]}, "config"),
+        ({"overrides": SHORT, "targets_of": two_settings.run_dir}, "targets_of"),
+    ):
+        with pytest.raises(UserError, match=f"differ in {differing}:"):
+            study(**{"config": XOR, "seeds": 1, "run_dir": two_settings.run_dir, **options})
 
 
-def test_targets_of_another_study_are_taken(tmp_path: Path, begun: list[StudyRun]) -> None:
-    once = study(XOR, seeds=1, run_dir=str(tmp_path / "a"), overrides=SHORT)
+def test_targets_of_another_study_are_taken(two_settings: Study, here: InThisProcess, tmp_path: Path) -> None:
     # Other weights than training gives: they can only come from there.
-    (shared,) = (tmp_path / "a" / "targets").rglob("*.safetensors")
-    weights, facts = RunFolder(once.rows[0]["run_dir"]).read_target()
-    folder = RunFolder(tmp_path / "edited")
-    folder.write_target({name: 1.5 * tensor for name, tensor in weights.items()}, facts)
-    folder.target.replace(shared)
-    again = study(XOR, seeds=1, run_dir=str(tmp_path / "b"), overrides=SHORT, targets_of=str(tmp_path / "a"))
-    taken = RunFolder(again.rows[0]["run_dir"]).read_target()[0]
+    weights, facts = RunFolder(two_settings.rows[0]["run_dir"]).read_target()
+    given = RunFolder(tmp_path / "given")
+    given.write_target({name: 1.5 * tensor for name, tensor in weights.items()}, facts)
+    shared = tmp_path / "given" / "targets" / "as_configured" / "seed_0000.safetensors"
+    shared.parent.mkdir(parents=True)
+    given.target.replace(shared)
+    options: dict[str, Any] = {"run_dir": str(tmp_path / "taking"), "overrides": SHORT, "targets_of": str(given.path)}
+    made = study(XOR, seeds=1, **options)
+    taken = RunFolder(made.rows[0]["run_dir"]).read_target()[0]
     assert all(taken[name].equal(1.5 * tensor) for name, tensor in weights.items())
+    with pytest.raises(UserError, match="seed 1 first"):
+        study(XOR, seeds=2, **options)
 
 
-def test_a_setting_that_cannot_run_is_told_and_mended(tmp_path: Path, begun: list[StudyRun]) -> None:
-    bad = {"vary": [{"model.n_directions": 3}, {"model.n_directions": 0}], "seeds": 1}
-    made = study(XOR, run_dir=str(tmp_path), overrides=SHORT, **bad)
-    good, failed = made.rows
-    assert "failure" not in good
-    assert "n_directions" in failed["failure"]
-    assert "0" in text(made)
+def test_what_cannot_run_is_told(here: InThisProcess, tmp_path: Path) -> None:
+    vary = [{"model.n_directions": 3}, {"model.n_directions": 0}]
+    made = study(XOR, seeds=1, vary=vary, run_dir=str(tmp_path), overrides=SHORT)
+    assert "failure" not in made.rows[0]
+    assert "n_directions" in made.rows[1]["failure"]
+    assert made.summary()[1]["failures"] == 1
+    assert "model.n_directions=0/seed_0000: expected" in " ".join(text(made).split())
+
+
+def test_a_folder_that_holds_failures_alone_may_be_another_studys(here: InThisProcess, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"all 1 failed, the first with: .*no_such_key"):
-        study(XOR, seeds=1, run_dir=str(tmp_path / "b"), overrides=["--model.no_such_key=1"])
-    # Nothing but a failure was there: the folder may be another study's.
-    study(XOR, seeds=1, run_dir=str(tmp_path / "b"), overrides=SHORT)
+        study(XOR, seeds=1, run_dir=str(tmp_path), overrides=["--model.no_such_key=1"])
+    stale = tmp_path / "targets" / "as_configured" / "seed_0000.safetensors"
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"of another configuration")
+    here.pretended = "pretended"
+    with pytest.raises(UserError, match="pretended"):
+        study(XOR, seeds=1, run_dir=str(tmp_path), overrides=SHORT)
+    assert not stale.exists()
 
 
-def test_overlays_are_taken_in_order(tmp_path: Path, begun: list[StudyRun]) -> None:
-    for name, exponent in (("one", 2.5), ("two", 3.5)):
-        (tmp_path / f"{name}.yaml").write_text(f"model: {{exponent: {exponent}}}\n")
-    one, two = str(tmp_path / "one.yaml"), str(tmp_path / "two.yaml")
-    made = study([XOR, one], seeds=1, vary={"config": [one, two]}, run_dir=str(tmp_path / "s"), overrides=SHORT)
-    manifests = [json.loads((Path(each["run_dir"]) / "manifest.json").read_text()) for each in made.rows]
-    assert [manifest["curvature"]["exponent"] for manifest in manifests] == [2.5, 3.5]
+def test_runs_get_overlays_in_order_before_what_overrides_them(here: InThisProcess, tmp_path: Path) -> None:
+    here.pretended = "pretended"
+    vary = [{"model.exponent": 1e-5, "config": "two.yaml", "model.objective": "auto", "model.start": None}]
+    with pytest.raises(UserError, match="pretended"):
+        study([XOR, XOR], seeds=1, first_seed=7, vary=vary, run_dir=str(tmp_path), overrides=["--a=1"])
+    assert here.begun[0].arguments == (
+        f"--config={XOR}",
+        f"--config={XOR}",
+        "--config=two.yaml",
+        "--report=false",
+        "--a=1",
+        "--seed_everything=7",
+        "--model.exponent=1e-05",
+        "--model.objective=auto",
+        "--model.start=null",
+    )
+
+
+def test_targets_are_shared_by_what_trains_them(here: InThisProcess, tmp_path: Path) -> None:
+    here.pretended = "pretended"
+    vary = {"model.target.hidden": [2, 3], "model.exponent": [2, 3]}
+    with pytest.raises(UserError, match="pretended"):
+        study(XOR, seeds=2, vary=vary, run_dir=str(tmp_path))
+    shared = [(each.point["model.target.hidden"], each.seed, each.shared_target) for each in here.begun]
+    assert len(set(shared)) == len({path for *_, path in shared}) == 4
+    # Each is trained before any run that waits for it.
+    assert len({path for *_, path in shared[:4]}) == 4
 
 
 @pytest.mark.parametrize(
@@ -282,14 +349,14 @@ def test_the_command_takes_overlays_as_fit_does() -> None:
 
 @pytest.mark.slow
 def test_two_jobs_on_the_command_line_give_what_one_process_gives(
-    tmp_path: Path, begun: list[StudyRun], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, here: InThisProcess, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = study(XOR, seeds=2, first_seed=3, run_dir=str(tmp_path / "here"), overrides=SHORT)
+    one_process = study(XOR, seeds=2, first_seed=3, run_dir=str(tmp_path / "here"), overrides=SHORT)
     monkeypatch.undo()
     command_line = ["study", XOR, "--seeds", "2", "--first_seed", "3", "--jobs", "2", "--overrides", json.dumps(SHORT)]
     run([*command_line, "--run_dir", str(tmp_path / "jobs")])
     assert "matched" in capsys.readouterr().out
     there = json.loads((tmp_path / "jobs" / "study.json").read_text())["rows"]
-    for mine, other in zip(here.rows, there, strict=True):
+    for mine, other in zip(one_process.rows, there, strict=True):
         assert mine["learned"] == other["learned"]
         assert mine["target_fingerprint"] == other["target_fingerprint"]
