@@ -48,9 +48,7 @@ COMMANDS = {
     "intervene": "eigen_lightning.cli.intervene",
     "report": "eigen_lightning.cli.report",
     "compare": "eigen_lightning.cli.compare",
-    "stability": "eigen_lightning.cli.stability",
-    "sweep-density": "eigen_lightning.cli.sweep_density",
-    "sweep-lambda": "eigen_lightning.cli.sweep_lambda",
+    "study": "eigen_lightning.cli.study",
 }
 """The package's own commands: each a module whose function of the same name is the command."""
 
@@ -330,11 +328,17 @@ def _switches(args: Sequence[str]) -> list[str]:
 
 
 def _named(function: Callable[..., Any], args: Sequence[str]) -> list[str]:
-    """What a command requires may be given by place: ``report DIR`` for ``report --run_dir DIR``."""
-    required = [name for name, kind in inspect.signature(function).parameters.items() if kind.default is kind.empty]
+    """What a command requires may be given by place: ``report DIR`` for ``report --run_dir DIR``; and what takes
+    several may be given again: a second ``--config`` adds to the first, as for ``fit``."""
+    kinds = inspect.signature(function).parameters
+    required = [name for name, kind in kinds.items() if kind.default is kind.empty and kind.kind != kind.VAR_KEYWORD]
     placed = list(itertools.takewhile(lambda arg: not arg.startswith("-"), args))[: len(required)]
-    named = [f"--{name}={value}" for name, value in zip(required, placed, strict=False)]
-    return [*named, *args[len(placed) :]]
+    named = [f"--{name}={value}" for name, value in zip(required, placed, strict=False)] + [*args[len(placed) :]]
+    for option in [f"--{name}" for name, kind in kinds.items() if "Sequence" in str(kind.annotation)]:
+        given = [at for at, arg in enumerate(named) if arg.partition("=")[0] == option]
+        for at in given[1:]:
+            named[at] = named[at].replace(option, f"{option}+", 1)
+    return named
 
 
 def _one_line(message: str) -> str:
