@@ -5,8 +5,10 @@ import importlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
+import torch
 import yaml
 
 from eigen_lightning.run.errors import UserError
@@ -58,6 +60,10 @@ def _read(path: Path) -> Any:
         raise UserError(f"expected a configuration in {path}, got: {error.strerror}") from error
     if not isinstance(content, dict):
         raise UserError(f"expected settings by name in {path}, got {type(content).__name__}; see configs/ for examples")
+    for part in ("model", "trainer"):
+        # Parsers pass over what is none.
+        if not isinstance(content.get(part), dict | NoneType):
+            raise UserError(f"expected settings by name in {part} of {path}, got {content[part]!r}")
     return content
 
 
@@ -140,6 +146,22 @@ def _absolute(name: str, value: Any) -> Any:
     meant = "/" in value or Path(value).suffix or PATHS.fullmatch(name)
     path = Path(value)
     return str(path.absolute()) if meant and not path.is_absolute() and len(value) < 256 and path.exists() else value
+
+
+def check_optimizers(model: Any) -> None:
+    """Make each of a module's optimizers once, before anything is trained or prepared.
+
+    Raises:
+        UserError: where one does not take its settings.
+    """
+    for stage in ("stage1", "stage2"):
+        make = getattr(model, f"make_{stage}", None)
+        if make is None:
+            continue
+        try:
+            make([torch.nn.Parameter(torch.eye(2))])
+        except (ValueError, TypeError) as error:
+            raise UserError(f"expected settings that model.{stage} takes, got: {error}") from error
 
 
 def check_trainer_options(config: Any) -> None:

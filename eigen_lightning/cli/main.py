@@ -64,7 +64,7 @@ class Parser(LightningArgumentParser):
     """Says what is wrong in one line, with near names for an unknown one, and exits with code 2."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UserError(_one_line(message)) from ex
+        raise UserError(_plain(_one_line(message))) from ex
 
 
 class SaveConfig(SaveConfigCallback):
@@ -98,6 +98,12 @@ class EigenLightningCLI(LightningCLI):
         configuration.check(args or [])
         super().parse_arguments(parser, args)
 
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise UserError(f"expected a seed_everything that generators take, got: {error}") from error
+
     def _parse_ckpt_path(self) -> None:
         """Checkpoints of this package hold no hyper-parameters that would change the configuration."""
 
@@ -116,6 +122,7 @@ class EigenLightningCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
+        configuration.check_optimizers(self.model)
         settle_rank(self.trainer)
         if self.run_folder.path.exists() and this_rank() == 0:
             self.lock.acquire()
@@ -310,6 +317,13 @@ def _named(function: Callable[..., Any], args: Sequence[str]) -> list[str]:
     placed = list(itertools.takewhile(lambda arg: not arg.startswith("-"), args))[: len(required)]
     named = [f"--{name}={value}" for name, value in zip(required, placed, strict=False)]
     return [*named, *args[len(placed) :]]
+
+
+def _plain(message: str) -> str:
+    """A parser's message without what says nothing: that a value is not None, and of which types a Union is."""
+    union = r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: - (?=[A-Z])"
+    message = re.sub(union, "", message)
+    return re.sub(r" - Expected a <class 'NoneType'>| Given value type: <class '[\w.]+'>", "", message)
 
 
 def _one_line(message: str) -> str:

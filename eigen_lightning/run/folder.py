@@ -109,7 +109,7 @@ class RunFolder:
 
     @contextmanager
     def replaced(self) -> Iterator[None]:
-        """Work on the folder as if it were empty; its results come back where that fails before it has any of its own.
+        """Work on the folder as if it were empty; where that fails before it has any results, the folder is as it was.
 
         Only the files named above are touched, whatever else lies in the folder. A trained target in a folder that
         holds no run's results was put there to be used, and stays.
@@ -121,10 +121,15 @@ class RunFolder:
         for path in held:
             self._set_aside.mkdir(exist_ok=True)
             path.rename(self._set_aside / path.name)
+        refused = False
         try:
             yield
+        except Exception:
+            refused = True
+            raise
         finally:
-            if held and not self.manifest.exists():
+            # What was stopped may be started again, and finds the target it has trained.
+            if (held or refused) and not self.manifest.exists():
                 for path in mine:
                     _remove(path)
             self.recover()

@@ -21,6 +21,7 @@ class RunLock:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = FileLock(folder / NAME, timeout=0, thread_local=False)
+        self._made: list[Path] = []
 
     def acquire(self) -> None:
         """Take the folder, which is made where it does not exist.
@@ -32,6 +33,7 @@ class RunLock:
             return
         path = self.folder / NAME
         try:
+            self._made = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
             path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
@@ -47,5 +49,12 @@ class RunLock:
             ) from error
 
     def release(self) -> None:
-        """Let others have the folder."""
+        """Let others have the folder; a folder that was made for the lock and holds nothing else is removed."""
+        if self._lock.is_locked and self._made and [path.name for path in self.folder.iterdir()] == [NAME]:
+            # Whoever has opened the file meanwhile finds that it is no longer there.
+            (self.folder / NAME).unlink()
+            for folder in self._made:
+                if any(folder.iterdir()):
+                    break
+                folder.rmdir()
         self._lock.release()
