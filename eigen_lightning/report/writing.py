@@ -62,13 +62,12 @@ def write_report(run: RunFolder) -> Path:
         Its path.
 
     Raises:
-        UserError: where the folder holds no manifest, directions or top examples.
+        UserError: where the folder holds no manifest or no directions.
     """
-    for path in (run.manifest, run.directions, run.top_examples):
+    for path in (run.manifest, run.directions):
         if not path.exists():
             raise UserError(
-                f"expected a run folder with results, got {run.path}, which has no {path.name}: "
-                "run `fit` there with the TopExamples callback first"
+                f"expected a run folder with results, got {run.path}, which has no {path.name}: run `fit` there first"
             )
     write_atomically(run.report, render("report.html", **contents(run)).encode())
     return run.report
@@ -82,8 +81,9 @@ def contents(run: RunFolder) -> dict[str, Any]:
     directions, shapes = run.read_directions()
     interference = np.load(run.interference).astype(float) if run.interference.exists() else None
     coactivity = np.load(run.coactivity).astype(float) if run.coactivity.exists() else None
+    nothing = [{"direction": k, "examples": []} for k in range(len(directions))]
     cards = gather(
-        run.read_top_examples(),
+        run.read_top_examples() if run.top_examples.exists() else nothing,
         run.read_lines(run.cards) if run.cards.exists() else [],
         interventions,
         directions.double().numpy(),
