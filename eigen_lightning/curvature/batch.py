@@ -73,7 +73,8 @@ class LinearizedBatch:
 
     def scaled_by(self, scale: Scale | None) -> "LinearizedBatch":
         """The same samples, d2D in another scale."""
-        return replace(self, scale=scale)
+        # A trace that was computed is passed on; vars, as the property would compute it.
+        return replace(self, scale=scale, known_trace=vars(self).get("trace", self.known_trace))
 
     def d2D(self, U: Float[Tensor, "K P"]) -> Float[Tensor, "K *samples"]:  # noqa: N802 - the name of the quantity
         """Second derivative of the divergence along each direction, per sample; without gradient.

@@ -104,10 +104,10 @@ class Linearizer:
         origin = _at_least_float32(network.space.flatten(weights))
         _check_parameters_reach(network, inputs)
         with torch.no_grad():
-            outputs = _at_least_float32(network.outputs(weights, inputs))
+            outputs = network.outputs(weights, inputs)
         found = network.readout if readout and method == "gauss_newton" and has_pull_back(divergence) else None
         if method == "gauss_newton":
-            check_divergence(divergence, outputs)
+            check_divergence(divergence, _at_least_float32(outputs))
         if found is not None:
             with torch.no_grad():
                 check_readout(found, _at_least_float32(network.hidden(weights, inputs)), outputs)
@@ -216,7 +216,7 @@ def _at_least_float32(tensor: Tensor) -> Tensor:
 def _check_parameters_reach(network: Network, inputs: Tensor) -> None:
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in network.weights.items()}
     with torch.enable_grad():
-        outputs = network.outputs(leaves, inputs[:1])
+        outputs = network.outputs(leaves, inputs)
         used: tuple[Tensor | None, ...] = (None,) * len(leaves)
         if outputs.requires_grad:
             used = torch.autograd.grad(outputs.sum(), list(leaves.values()), allow_unused=True)
