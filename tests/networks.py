@@ -93,7 +93,7 @@ class CausalBody(nn.Module):
 
 
 class SmallTransformer(nn.Module):
-    def __init__(self, vocabulary: int = 50, width: int = 16, heads: int = 4, positions: int = 12) -> None:
+    def __init__(self, vocabulary: int = 50, width: int = 8, heads: int = 2, positions: int = 12) -> None:
         super().__init__()
         self.body = CausalBody(vocabulary, width, heads, positions)
         self.unembed = nn.Linear(width, vocabulary)

@@ -135,12 +135,6 @@ class Linearizer:
         """Whether metric or trace take long enough to be kept where samples return every epoch."""
         return self.readout is not None or len(self.probes) < self.probes.shape[1]
 
-    def metric(self, outputs: Float[Tensor, "*samples d"]) -> Float[Tensor, "*samples d d"]:
-        """The output metric pulled back to the tensor before the readout."""
-        assert self.readout is not None
-        with torch.no_grad():
-            return pulled_back_metric(self.divergence, self.readout, outputs)
-
     def __call__(
         self, inputs: Tensor, metric: Tensor | None = None, trace: Float[Tensor, "*samples"] | None = None
     ) -> LinearizedBatch:
@@ -148,7 +142,7 @@ class Linearizer:
 
         Args:
             inputs: what the network takes.
-            metric: of :meth:`metric` where it was computed before.
+            metric: of :attr:`LinearizedBatch.metric` where it was computed before.
             trace: of :attr:`LinearizedBatch.trace` where it was computed before.
         """
         origin = self.origin
@@ -158,12 +152,15 @@ class Linearizer:
         products = self.products(origin, inputs)
         outputs = products.outputs
         if self.readout is not None:
-            through = self.metric(outputs) if metric is None else metric
+            if metric is None:
+                with torch.no_grad():
+                    metric = pulled_back_metric(self.divergence, self.readout, outputs)
+            through = metric
 
             def by_metric(t: Tensor) -> Tensor:
                 return (torch.einsum("k...i,...ij->k...j", t, through) * t).sum(-1)
 
-            return LinearizedBatch(outputs, products.push, by_metric, self.probes, self.chunk, trace)
+            return LinearizedBatch(outputs, products.push, by_metric, self.probes, self.chunk, trace, metric=metric)
         size = len(origin)
         if len(self.probes) == size and size * outputs.numel() <= WRITTEN_OUT:
             return self._written_out(products, trace)

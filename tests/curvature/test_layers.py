@@ -255,7 +255,7 @@ def test_embeddings(way: str) -> None:
 
 
 def test_an_embedding_bag_is_refused_as_torch_has_no_derivative_of_its_derivative() -> None:
-    with pytest.raises(UserError, match="can differentiate, got: .*_embedding_bag"):
+    with pytest.raises(UserError, match=r"can differentiate, got: .*_embedding_bag"):
         Linearizer.prepare(SmallNetwork(Tokens(nn.EmbeddingBag(7, 3))), MSE(), torch.randint(7, (4, 3)))
 
 
