@@ -45,10 +45,7 @@ class RandomNetwork:
             target, module.divergence, self._inputs[0], traces=normalization, chunk=Chunk(module.chunk.rows),
             n_directions=module.n_directions, seed=derive_seed(seed, "probes"),
         )  # fmt: skip
-        self._metrics = [
-            self.linearizer.metric(self.linearizer.at_origin(inputs)) if self.linearizer.readout is not None else None
-            for inputs in self._inputs
-        ]
+        self._metrics = [self.linearizer(inputs).metric for inputs in self._inputs]
         traces = [self.linearizer(*each).trace.flatten() for each in zip(self._inputs, self._metrics, strict=True)]
         self._traces = [trace.view(inputs.shape[0], -1) for trace, inputs in zip(traces, self._inputs, strict=True)]
         self.scale = Scale.fit(normalization, torch.cat(gathered(torch.cat(traces))).sort().values)
