@@ -19,16 +19,17 @@ $(VENV)/pyvenv.cfg:
 
 $(STAMP): pyproject.toml .ci/constraints.txt $(VENV)/pyvenv.cfg
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint .ci/constraints.txt --editable '.[dev,plots,slurm]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --constraint .ci/constraints.txt curvlinops-for-pytorch
 	@touch $@
 
 demo: install ## train XOR and TMS, decompose both, show what was found
 	$(BIN)/eigen-lightning demo --run_dir runs/demo
 
 test: install ## the quick tests, with at least 90 % of the package covered
-	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/python -m pytest -n 2 -m "not slow" --cov --cov-report=term --cov-fail-under=90
 
 test-all: install ## every test, the slow ones too
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=90
 
 bench: install ## time ours against nested products
 	$(BIN)/python tests/benchmarks/run.py

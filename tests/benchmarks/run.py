@@ -1,4 +1,4 @@
-"""``make bench``: time ours against nested products. Every row is a ratio measured in one run on one thread."""
+"""``make bench``: time ours against nested products and curvlinops. Each ratio is measured in one run on one thread."""
 
 import argparse
 import json
@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import startup, toy_run, transformer_step
+from tests.benchmarks import gauss_newton_product, startup, toy_run, transformer_step
 
 
 def main() -> None:
@@ -31,7 +31,11 @@ def main() -> None:
         "--model", default=str(assets / "gpt-neo-tinystories"), help="a GPT-Neo of TinyStories-1M's shape"
     )
     parser.add_argument("--json", type=Path, default=ROOT / "runs" / "benchmarks.json", help="where the figures go")
-    parser.add_argument("--quick", action="store_true", help="fewer sizes and repeats")
+    parser.add_argument("--directions", type=int, nargs="+", default=[10, 64], metavar="K", help="such as 256 and 1024")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[128], help="tokens of a batch")
+    parser.add_argument("--repeats", type=int, default=3, help="of which the median is printed")
+    parser.add_argument("--toys", action=argparse.BooleanOptionalAction, default=True, help="time the toys")
+    parser.add_argument("--scaling", action="store_true", help="time and memory against K, tokens and parameters too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for name in ("lightning.pytorch", "eigen_lightning"):
@@ -39,16 +43,9 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="lightning")
     console = Console(width=100)
     console.print("CPU seconds of one thread; medians of interleaved repeats.")
-    before = startup.startup(ROOT, 3 if arguments.quick else 7)
-    console.print(
-        "CPU seconds before a toy's first step, target trained and start chosen, over those of `import lightning` "
-        f"({before['import lightning']:.1f}): "
-        + ", ".join(f"{name} {before[name] / before['import lightning']:.2f}" for name in ("xor", "tms"))
-    )
-    results: dict[str, Any] = {"startup": before, "tms": toy_run.whole_run(100 if arguments.quick else 300)}
-    console.print(_tms_table(results["tms"]))
+    results = _toys(arguments.repeats, console) if arguments.toys else {}
     if Path(arguments.model).is_dir():
-        results |= _transformer(arguments.model, arguments.quick, console)
+        results |= _transformer(arguments, console)
     else:
         console.print(f"No model at {arguments.model}: name a folder with --model to time the transformer.")
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
@@ -56,32 +53,43 @@ def main() -> None:
     console.print(f"Figures: {arguments.json}")
 
 
-def _transformer(model: str, quick: bool, console: Console) -> dict[str, Any]:
+def _toys(repeats: int, console: Console) -> dict[str, Any]:
+    before, runs = startup.startup(ROOT, repeats), toy_run.whole_runs(ROOT, repeats)
+    console.print(
+        "CPU seconds before a toy's first step, target trained and start chosen, over those of `import lightning` "
+        f"({before['import lightning']:.1f}): "
+        + ", ".join(f"{name} {before[name] / before['import lightning']:.2f}" for name in ("xor", "tms"))
+    )
+    table = Table("whole decomposition with controls, target trained", "CPU seconds")
+    for name, run in runs.items():
+        table.add_row(name, f"{run['CPU seconds']:.2f}")
+    console.print(table)
+    return {"startup": before, "toys": runs}
+
+
+def _transformer(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    model, repeats = arguments.model, arguments.repeats
     results: dict[str, Any] = {"float64 agreement": transformer_step.agreement_in_float64(model)}
     console.print("Relative difference to nested products in float64:", results["float64 agreement"])
-    plan = [(128, [10, 64])] if quick else [(128, [10, 64, 256, 1024]), (512, [10, 64, 256])]
-    results["steps"] = []
-    for n_tokens, counts in plan:
-        results["steps"] += transformer_step.compare(model, n_tokens, counts, 1 if quick else 3)
+    results["steps"], results["products"] = [], []
+    for n_tokens in arguments.tokens:
+        results["steps"] += transformer_step.compare(model, n_tokens, arguments.directions, repeats)
     console.print(_step_table(results["steps"]))
-    results["limit"] = transformer_step.distance_to_limit(model, 64 if quick else 256)
-    console.print("Distance to the limit:", {name: round(value, 3) for name, value in results["limit"].items()})
-    if not quick:
+    for n_tokens in arguments.tokens:
+        counts = sorted({1, *arguments.directions})
+        results["products"] += gauss_newton_product.compare(model, n_tokens, counts, repeats)
+    console.print(_product_table(results["products"]))
+    if arguments.scaling:
+        results["limit"] = transformer_step.distance_to_limit(model)
+        console.print("Distance to the limit:", {name: round(value, 3) for name, value in results["limit"].items()})
         results["growth"] = transformer_step.growth(model)
         console.print(_growth_table(results["growth"]))
     return results
 
 
-def _tms_table(result: dict[str, Any]) -> Table:
-    table = Table("TMS 5-2, batch 256", "ms a step", "times faster than nested")
-    for name, milliseconds in result["ms a step"].items():
-        table.add_row(name, f"{milliseconds:.3f}", f"{result['times faster than nested'][name]:.1f}")
-    return table
-
-
 def _step_table(rows: list[dict[str, Any]]) -> Table:
     table = Table(
-        "tokens", "K", "nested s", "logits", "metric computed", "metric given", "value off by", "gradient off by"
+        "tokens", "K", "nested s", "logits", "metric computed", "metric kept", "value off by", "gradient off by"
     )
     for row in rows:
         faster = row["times faster than nested"]
@@ -89,9 +97,22 @@ def _step_table(rows: list[dict[str, Any]]) -> Table:
             str(row["tokens"]),
             str(row["K"]),
             f"{row['seconds']['nested']:.2f}",
-            *(f"{faster[name]:.1f}x" for name in ("logits", "metric computed", "metric given")),
-            f"{row['value error']:.1e}",
-            f"{row['gradient error']:.1e}",
+            *(f"{faster[name]:.1f}x" for name in ("logits", "metric computed", "metric kept")),
+            *(f"{row['off by'][name]:.1e}" for name in ("value", "gradient")),
+        )
+    return table
+
+
+def _product_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table("tokens", "K", "curvlinops s", "metric computed", "metric kept", "off by")
+    for row in rows:
+        faster = row["times faster than curvlinops"]
+        table.add_row(
+            str(row["tokens"]),
+            str(row["K"]),
+            f"{row['seconds']['curvlinops']:.2f}",
+            *(f"{faster[name]:.1f}x" for name in ("metric computed", "metric kept")),
+            f"{row['off by']:.1e}",
         )
     return table
 

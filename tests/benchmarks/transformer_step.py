@@ -2,24 +2,29 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx
 
-from eigen_lightning.curvature import KL, Curvature, CurvatureOnBatch, GaussNewton, MetricCache, Nested
-from eigen_lightning.curvature.losses import steepness
-from eigen_lightning.learning.memory import rows_for
+from eigen_lightning.curvature import KL, Chunk, LinearizedBatch, Linearizer, SampleCache
+from eigen_lightning.curvature.static_graph import TracedProducts
+from eigen_lightning.data.stream import Batch
+from eigen_lightning.directions import Steepness
 from eigen_lightning.run.folder import RunFolder
 from eigen_lightning.targets import Transformer
 from tests.benchmarks.timing import interleaved, once, peak_growth
 
 CONTEXT = 16
+NESTED_DIRECTIONS = 2
+LOGITS_DIRECTIONS = 8
+
+Prepared = Callable[[], LinearizedBatch]
 
 
-def target_of(folder: str, *parameters: str, dtype: str = "float32") -> Transformer:
+def target_of(folder: str, *parameters: str, dtype: Literal["float32", "float64"] = "float32") -> Transformer:
     """The benchmark's model with these parameters chosen."""
-    target = Transformer(folder, parameters or ("blocks.4.attn.W_K",), dtype)  # type: ignore[arg-type]
+    target = Transformer(folder, parameters or ("blocks.4.attn.W_K",), dtype)
     target.load(RunFolder("unused"))
     return target
 
@@ -36,34 +41,54 @@ def directions(count: int, target: Transformer) -> Tensor:
     return torch.nn.functional.normalize(rows, dim=-1).to(next(iter(target.weights.values())).dtype)
 
 
-def step(prepare: Callable[[], CurvatureOnBatch], rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Value and gradient of the steepness of any number of directions, a chunk at a time."""
-    evaluate = prepare()
-    value, gradient = torch.zeros(()), []
-    for part in rows.split(evaluate.rows):
-        part = part.detach().requires_grad_()
-        each = steepness(evaluate(part))
-        gradient.append(torch.autograd.grad(each, part)[0])
-        value = value + each.detach()
-    return value, torch.cat(gradient)
+def step(prepared: Prepared, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Value and gradient of the steepness, linearization included."""
+    d, gradient = prepared().value_and_gradient(rows, Steepness())
+    return Steepness().value(d), gradient
 
 
-def routes(target: Transformer, inputs: Tensor) -> dict[str, Callable[[int], Callable[[], CurvatureOnBatch]]]:
-    """How each route prepares a batch, by name: from a number of directions to what a step prepares."""
-    identities = torch.arange(len(inputs))
-    nested, logits = Nested(target, KL()), GaussNewton(target, KL(), readout="off")
-    computed, given = GaussNewton(target, KL()), GaussNewton(target, KL(), cache=MetricCache())
-    given.at(inputs, 1, identities, keep=True)
+class _Windows:
+    """One batch as a set whose samples return every epoch."""
 
-    def prepared(curvature: Curvature, **kwargs: Any) -> Callable[[int], Callable[[], CurvatureOnBatch]]:
-        fit = rows_for(curvature, inputs, None)
-        return lambda count: lambda: curvature.at(inputs, min(fit, count), **kwargs)
+    name, first_id = "benchmark", 0
 
+    def __init__(self, inputs: Tensor) -> None:
+        self.inputs = inputs
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def batch(self, epoch: int, indices: Tensor) -> Batch:
+        return Batch(self.inputs[indices], indices)
+
+
+def by_metric(target: Transformer, inputs: Tensor, count: int, cached: bool) -> Prepared:
+    """A batch linearized with the pulled-back metric, computed in the step or taken from a run's cache."""
+    linearizer = Linearizer.prepare(target, KL(), inputs, n_directions=count)
+    if not cached:
+        return lambda: linearizer(inputs)
+    cache, indices = SampleCache(linearizer, _Windows(inputs), len(inputs), inputs.device), torch.arange(len(inputs))
+    return lambda: cache.linearize(inputs, indices)
+
+
+def through_logits(target: Transformer, inputs: Tensor, count: int) -> Prepared:
+    """A batch whose tangents reach the logits."""
+    linearizer = Linearizer.prepare(target, KL(), inputs, readout=False, n_directions=count)
+    return lambda: linearizer(inputs)
+
+
+def by_nested(target: Transformer, inputs: Tensor) -> Prepared:
+    """The reference, linearized once: what it tries out each time is not counted."""
+    chunk = Chunk(NESTED_DIRECTIONS)
+    batch = Linearizer.prepare(target, KL(), inputs, "nested", chunk=chunk)(inputs)
+    return lambda: batch
+
+
+def differences(ours: tuple[Tensor, Tensor], exact: tuple[Tensor, Tensor]) -> dict[str, float]:
+    """Relative differences of value and gradient."""
     return {
-        "nested": lambda count: lambda: nested.at(inputs, min(2, count)),
-        "logits": prepared(logits),
-        "metric computed": prepared(computed),
-        "metric given": prepared(given, sample_id=identities),
+        "value": float((ours[0] - exact[0]).abs() / exact[0].abs()),
+        "gradient": float((ours[1] - exact[1]).norm() / exact[1].norm()),
     }
 
 
@@ -74,27 +99,30 @@ def compare(folder: str, n_tokens: int, counts: list[int], repeats: int) -> list
     both take time in proportion to K.
     """
     target, inputs = target_of(folder), tokens(n_tokens)
-    by_route = routes(target, inputs)
     precise = target_of(folder, dtype="float64")
-    exact = step(lambda: Nested(precise, KL()).at(inputs, 2), directions(2, precise))
+    exact = step(by_nested(precise, inputs), directions(NESTED_DIRECTIONS, precise))
     rows = []
     for count in counts:
-        measured = {"nested": min(2, count), "logits": min(8, count), "metric computed": count, "metric given": count}
+        few = min(LOGITS_DIRECTIONS, count)
+        measured = {"nested": NESTED_DIRECTIONS, "logits": few, "metric computed": count, "metric kept": count}
+        prepared = {
+            "nested": by_nested(target, inputs),
+            "logits": through_logits(target, inputs, few),
+            "metric computed": by_metric(target, inputs, count, cached=False),
+            "metric kept": by_metric(target, inputs, count, cached=True),
+        }
         variants = {
-            name: (lambda prepare=by_route[name](size), u=directions(size, target): step(prepare, u))
-            for name, size in measured.items()
+            name: lambda at=prepared[name], u=directions(measured[name], target): step(at, u) for name in measured
         }
         seconds = interleaved(variants, repeats)
         scaled = {name: seconds[name] * count / measured[name] for name in measured}
-        ours = step(by_route["metric given"](2), directions(2, target))
         rows.append(
             {
                 "tokens": n_tokens,
                 "K": count,
                 "seconds": scaled,
                 "times faster than nested": {name: scaled["nested"] / scaled[name] for name in scaled},
-                "value error": float((ours[0] - exact[0]).abs() / exact[0].abs()),
-                "gradient error": float((ours[1] - exact[1]).norm() / exact[1].norm()),
+                "off by": differences(step(prepared["metric kept"], directions(NESTED_DIRECTIONS, target)), exact),
             }
         )
     return rows
@@ -103,36 +131,27 @@ def compare(folder: str, n_tokens: int, counts: list[int], repeats: int) -> list
 def agreement_in_float64(folder: str) -> dict[str, float]:
     """Relative difference of value and gradient between nested products and the metric in float64."""
     target, inputs = target_of(folder, dtype="float64"), tokens(32)
-    by_route, few = routes(target, inputs), directions(2, target_of(folder, dtype="float64"))
-    exact, ours = (step(by_route[name](2), few) for name in ("nested", "metric given"))
-    return {
-        "value": float((ours[0] - exact[0]).abs() / exact[0].abs()),
-        "gradient": float((ours[1] - exact[1]).norm() / exact[1].norm()),
-    }
+    few = directions(NESTED_DIRECTIONS, target)
+    return differences(step(by_metric(target, inputs, len(few), True), few), step(by_nested(target, inputs), few))
 
 
 def growth(folder: str) -> list[dict[str, Any]]:
-    """Seconds and peak memory of a step with the metric given, against K, tokens and P."""
+    """Seconds and peak memory of a step with the metric kept, against K, tokens and P."""
     key = "blocks.4.attn.W_K"
-    cases = [(64, 128, (key,)), (256, 128, (key,)), (1024, 128, (key,)), (64, 512, (key,)), (64, 2048, (key,))]
-    cases += [
-        (64, 128, ("blocks.4.attn.*",)),
-        (64, 128, ("blocks.4.*",)),
-        (64, 128, ("blocks.*.mlp.*",)),
-    ]
+    cases = [(64, 128, key), (256, 128, key), (1024, 128, key), (64, 512, key), (64, 2048, key)]
+    cases += [(64, 128, "blocks.4.attn.*"), (64, 128, "blocks.4.*"), (64, 128, "blocks.*.mlp.*")]
     rows = []
     for count, n_tokens, parameters in cases:
-        target, inputs = target_of(folder, *parameters), tokens(n_tokens)
-        prepare, u = routes(target, inputs)["metric given"](count), directions(count, target)
-        step(prepare, u[:1])
-        step(prepare, u)
-        seconds = once(lambda prepare=prepare, u=u: step(prepare, u))
-        peak = peak_growth(lambda prepare=prepare, u=u: step(prepare, u))
+        target, inputs = target_of(folder, parameters), tokens(n_tokens)
+        prepared, u = by_metric(target, inputs, count, cached=True), directions(count, target)
+        step(prepared, u)
+        seconds = once(lambda prepared=prepared, u=u: step(prepared, u))
+        peak = peak_growth(lambda prepared=prepared, u=u: step(prepared, u))
         rows.append(
             {
                 "K": count,
                 "tokens": n_tokens,
-                "parameters": ", ".join(parameters),
+                "parameters": parameters,
                 "P": target.space.size,
                 "seconds": seconds,
                 "ms a direction": 1e3 * seconds / count,
@@ -145,24 +164,22 @@ def growth(folder: str) -> list[dict[str, Any]]:
 def distance_to_limit(folder: str, count: int = 256, n_tokens: int = 128) -> dict[str, float]:
     """Floating-point operations a step needs, at the rate of a large matrix product, against the time it takes."""
     target, inputs = target_of(folder), tokens(n_tokens)
-    identities = torch.arange(len(inputs))
-    curvature = GaussNewton(target, KL(), cache=MetricCache())
-    curvature.at(inputs, 1, identities, keep=True)
-    fit = rows_for(curvature, inputs, None)
+    linearizer = Linearizer.prepare(target, KL(), inputs, n_directions=count)
+    metric = linearizer.metric(linearizer.at_origin(inputs))
     u = directions(count, target)
     square = torch.randn(1024, 1024)
     seconds = interleaved(
         {
-            "step": lambda: step(lambda: curvature.at(inputs, fit, identities), u),
+            "step": lambda: step(lambda: linearizer(inputs, metric), u),
             "product": lambda: [square @ square for _ in range(8)],
         },
         5,
     )
     rate = 8 * 2 * 1024**3 / seconds["product"]
-    (_, tangent), *_ = [pair for key, pair in curvature.linearizer._traced.items() if key[0] == fit]
-    width = target.readout.weight.shape[1]  # type: ignore[union-attr]
+    assert isinstance(linearizer.products, TracedProducts)
     # The tangent pass, the cotangent pass of the same cost, and the metric's quadratic form both ways.
-    needed = count * 2 * (_product_flops(tangent) / fit + n_tokens * 2 * width**2)
+    a_direction = _product_flops(linearizer.products.tangent) / linearizer.products.rows
+    needed = count * 2 * (a_direction + n_tokens * 2 * metric.shape[-1] ** 2)
     return {
         "needed GFLOP": needed / 1e9,
         "GFLOP/s of a matrix product": rate / 1e9,
