@@ -18,7 +18,7 @@ $(VENV)/pyvenv.cfg:
 	$(PYTHON) -m venv $(VENV)
 
 $(STAMP): pyproject.toml .ci/constraints.txt $(VENV)/pyvenv.cfg
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint .ci/constraints.txt --editable '.[dev,plots]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint .ci/constraints.txt --editable '.[dev,plots,slurm]'
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --constraint .ci/constraints.txt curvlinops-for-pytorch
 	@touch $@
 

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
@@ -55,3 +56,18 @@ def gpt2_tokenizer_folder() -> Path:
 @pytest.fixture(scope="session")
 def tinystories_file() -> Path:
     return asset("tinystories/train.txt")
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which each toy target is trained once a session."""
+    return tmp_path_factory.mktemp("toys")
+
+
+@pytest.fixture
+def trained_tms(toy_folder: Path) -> Any:
+    """TMS with five features in two dimensions, trained."""
+    from eigen_lightning.targets import TMSTarget
+    from tests.toy_runs import trained
+
+    return trained(TMSTarget(), toy_folder / "tms")

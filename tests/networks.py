@@ -1,19 +1,25 @@
 """Small networks that tests decompose, in float64 unless asked otherwise."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, hessian
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from eigen_lightning.curvature import Readout
+from eigen_lightning.curvature import Divergence, LinearizedBatch, Linearizer, Readout, TraceNormalization
 from eigen_lightning.curvature.parameters import ParameterSpace
+
+PLAIN = TraceNormalization(exact_up_to=0, probes=1)
+"""With it no batch is written out, however small."""
 
 
 class SmallNetwork:
-    """A module seen as :class:`eigen_lightning.curvature.directional.Network`."""
+    """A module seen as :class:`eigen_lightning.curvature.Network`."""
 
     readout: Readout | None = None
+    static_graph = False
 
     def __init__(self, module: nn.Module, patterns: tuple[str, ...] = ("*",)) -> None:
         self.module = module.eval().requires_grad_(False)
@@ -31,8 +37,13 @@ class SmallNetwork:
         named = {name.removeprefix("body."): tensor for name, tensor in weights.items()}
         return functional_call(self.module.body, named, (inputs,))
 
-    def jacobian(self, inputs: Tensor) -> None:
-        return None
+    def at(self, vector: Tensor, inputs: Tensor) -> Tensor:
+        """Outputs with the chosen parameters set to a flat vector."""
+        return self.outputs(self.space.unflatten(vector), inputs)
+
+    @property
+    def origin(self) -> Tensor:
+        return self.space.flatten(self.weights)
 
 
 class XOR(nn.Module):
@@ -82,7 +93,7 @@ class CausalBody(nn.Module):
 
 
 class SmallTransformer(nn.Module):
-    def __init__(self, vocabulary: int = 50, width: int = 16, heads: int = 4, positions: int = 12) -> None:
+    def __init__(self, vocabulary: int = 50, width: int = 8, heads: int = 2, positions: int = 12) -> None:
         super().__init__()
         self.body = CausalBody(vocabulary, width, heads, positions)
         self.unembed = nn.Linear(width, vocabulary)
@@ -102,3 +113,34 @@ def transformer_network(*patterns: str) -> SmallNetwork:
 
 def unit_rows(rows: int, width: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return nn.functional.normalize(torch.randn(rows, width, dtype=dtype), dim=-1)
+
+
+def linearized(network: Any, divergence: Divergence, inputs: Tensor, **options: Any) -> LinearizedBatch:
+    """A batch by a linearizer prepared on it."""
+    return Linearizer.prepare(network, divergence, inputs, **options)(inputs)
+
+
+def dense_hessian(network: SmallNetwork, divergence: Divergence, inputs: Tensor) -> Tensor:
+    """``[*samples, P, P]`` by forward over reverse mode of the divergence itself."""
+    with sdpa_kernel(SDPBackend.MATH):
+        reference = network.at(network.origin, inputs)
+        return hessian(lambda w: divergence.value(network.at(w, inputs), reference))(network.origin)
+
+
+def along(H: Tensor, U: Tensor) -> Tensor:
+    """``u^T H u`` of each direction, ``[K, *samples]``."""
+    return torch.einsum("kp,...pq,kq->k...", U, H, U)
+
+
+class Squares:
+    """``sum of d^2``, an objective whose gradient is easily written down."""
+
+    rowwise = True
+
+    def cotangent(self, d: Tensor, rows: slice) -> Tensor:
+        return 2 * d
+
+
+def gradient_of_squares(H: Tensor, U: Tensor) -> Tensor:
+    """The gradient of :class:`Squares` by the directions."""
+    return torch.einsum("k...,...pq,kq->kp", 4 * along(H, U), H, U)

@@ -1,4 +1,4 @@
-"""Decompositions of a network whose weights are written down instead of trained: a second or two each."""
+"""Decompositions of a network whose weights are written down instead of trained: a second each."""
 
 import math
 from pathlib import Path
@@ -8,9 +8,13 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
+from eigen_lightning.curvature import TraceNormalization
 from eigen_lightning.data import TMS
-from eigen_lightning.learning import PolarAscent, SparseEigendecomposition, Starts, TraceNormalization
+from eigen_lightning.directions import Start
+from eigen_lightning.learning import SparseEigendecomposition
+from eigen_lightning.run.folder import RunFolder
 from eigen_lightning.targets.toys.tms import TMSNetwork, TMSTarget
+from eigen_lightning.targets.toys.toy import ToyTarget
 
 
 class Scaled(nn.Module):
@@ -42,24 +46,17 @@ class Pentagon(TMSTarget):
         return Scaled(network, self.factor)
 
 
-def fit(
-    folder: Path,
-    *callbacks: Callback,
-    factor: float = 1.0,
-    directions: int = 5,
-    epochs: int = 1,
-    samples: int = 2048,
-    logger: Any = False,
-    **model: Any,
-) -> SparseEigendecomposition:
-    """Decompose the pentagon on samples with a feature present once in ten; the module returned has its trainer."""
-    settings: dict[str, Any] = {
-        "normalization": TraceNormalization(power=0.5),
-        "starts": Starts(count=4, steps=15, samples=1024),
-        "stage1": PolarAscent,
-    }
-    module = SparseEigendecomposition(Pentagon(factor), directions, **{**settings, **model})
-    trainer = Trainer(
+def trained(target: ToyTarget, folder: Path, seed: int = 0) -> ToyTarget:
+    """A toy target trained and loaded, its weights in the folder."""
+    run = RunFolder(folder)
+    target.prepare(run, seed)
+    target.load(run)
+    return target
+
+
+def bare_trainer(folder: Path, epochs: int = 1, *callbacks: Callback, logger: Any = False, **options: Any) -> Trainer:
+    """A trainer that trains, and writes nothing."""
+    return Trainer(
         default_root_dir=folder,
         max_epochs=epochs,
         accelerator="cpu",
@@ -70,7 +67,27 @@ def fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
+        **options,
     )
+
+
+def fit(
+    folder: Path,
+    *callbacks: Callback,
+    factor: float = 1.0,
+    directions: Any = 5,
+    epochs: int = 1,
+    samples: int = 2048,
+    logger: Any = False,
+    **model: Any,
+) -> SparseEigendecomposition:
+    """Decompose the pentagon on samples with a feature present once in ten; the module returned has its trainer."""
+    settings: dict[str, Any] = {
+        "normalization": TraceNormalization(power=0.5),
+        "objective": "steepness",
+        "start": Start(steps=15, samples=1024),
+    }
+    module = SparseEigendecomposition(Pentagon(factor), directions, **{**settings, **model})
     data = TMS(features=5, probability=0.1, batch_size=256, samples_per_epoch=samples, heldout_samples=1024, seed=0)
-    trainer.fit(module, data)
+    bare_trainer(folder, epochs, *callbacks, logger=logger).fit(module, data)
     return module

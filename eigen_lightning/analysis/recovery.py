@@ -79,7 +79,8 @@ def recovery(
     share = by_feature.double().cpu()
     share = share / share.sum(1, keepdim=True).clamp_min(torch.finfo(share.dtype).tiny)
     own = share[partner, torch.arange(len(truth))].where(has_partner, 0.0)
-    best = by_feature.argmax(1).unique()
+    # A dead direction would count as feature 0's.
+    best = by_feature[by_feature.amax(1) > 0].argmax(1).unique()
     possible = min(by_feature.shape)
     return Recovery(
         mcc=float(cosine.mean()),

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from eigen_lightning.analysis.curvature_statistics import CurvatureStatistics, CurvatureStatisticsMetric
 from eigen_lightning.analysis.health import Health, LeadMetric, Leads, health
+from eigen_lightning.analysis.normalized import Normalized, NormalizedMetric
 from eigen_lightning.analysis.top_examples import TopExamples, TopExamplesMetric
 from eigen_lightning.curvature import LinearizedBatch, Linearizer
 from eigen_lightning.run.waiting import Waiting
@@ -22,6 +23,8 @@ class Judged:
         statistics: moments of d2D.
         leads: which of them are the steepest where.
         top: the samples of largest d2D.
+        normalized: d2D over trace of all sets judged together.
+        rows: which of its rows are these directions.
     """
 
     def __init__(
@@ -30,13 +33,25 @@ class Judged:
         statistics: CurvatureStatistics,
         leads: Leads,
         top: TopExamples,
+        normalized: Normalized,
+        rows: slice,
     ) -> None:
         self.directions, self.statistics, self.leads, self.top = directions, statistics, leads, top
+        self.normalized, self.rows = normalized, rows
 
-    def scalars(self) -> dict[str, float]:
-        """Steepness, interference, dead and duplicate directions."""
+    def scalars(self, group: Int[Tensor, " n"]) -> dict[str, float]:
+        """Normalized and raw steepness, interference, dead and duplicate directions.
+
+        Args:
+            group: the story of each sample judged; on toys a number of its own.
+        """
         counts = self.health.counts()
+        interval = self.normalized.steepness(self.rows, group)
         return {
+            "normalized_steepness": float(interval.value),
+            "normalized_steepness_low": float(interval.low),
+            "normalized_steepness_high": float(interval.high),
+            "largest_sample_share": self.normalized.largest_share(self.rows),
             "steepness": self.statistics.steepness,
             "interference": self.statistics.interference(self.directions),
             "dead": counts["dead"],
@@ -73,17 +88,21 @@ def judge(
         )
         for name, directions in sets.items()
     }
+    normalized = NormalizedMetric()
     with Waiting("Judging the directions and their controls, batch", None) as waiting:
         for done, (batch, linearized) in enumerate(batches, start=1):
             values = linearized.d2D(everything)
+            normalized.update(values, linearized.trace, batch.sample_id)
             for (statistics, leads, top), part in zip(metrics.values(), values.split(sizes), strict=True):
                 statistics.update(part)
                 leads.update(part)
                 top.update(part, batch.sample_id)
             waiting.reach(done)
+    together = normalized.compute()
+    ends = torch.tensor(sizes).cumsum(0).tolist()
     return {
-        name: Judged(sets[name], *(metric.compute() for metric in of_set))  # type: ignore[arg-type]
-        for name, of_set in metrics.items()
+        name: Judged(sets[name], *(metric.compute() for metric in of_set), together, slice(end - size, end))  # type: ignore[arg-type,call-arg]
+        for (name, of_set), size, end in zip(metrics.items(), sizes, ends, strict=True)
     }
 
 

@@ -1,14 +1,12 @@
 """The command line: LightningCLI's fit, validate, test and predict, and the package's own commands."""
 
-import errno
 import importlib
 import inspect
 import itertools
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,6 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 import eigen_lightning.data
 import eigen_lightning.targets
+from eigen_lightning.cli import configuration
 from eigen_lightning.learning import SparseEigendecomposition
 from eigen_lightning.learning.callbacks import (
     Cards,
@@ -33,13 +32,14 @@ from eigen_lightning.learning.callbacks import (
     Summary,
     TensorBoard,
 )
-from eigen_lightning.run.checkpoint_io import AtomicCheckpointIO
+from eigen_lightning.run.checkpoint_io import AtomicCheckpointIO, last_good
 from eigen_lightning.run.console import set_up_console
-from eigen_lightning.run.errors import UserError
-from eigen_lightning.run.folder import RunFolder
+from eigen_lightning.run.errors import UserError, causes, disk_error
+from eigen_lightning.run.folder import RunFolder, write_atomically
 from eigen_lightning.run.lock import RunLock
 from eigen_lightning.run.metrics_csv import MetricsCSV
-from eigen_lightning.run.ranks import this_rank
+from eigen_lightning.run.output import tolerant_output
+from eigen_lightning.run.ranks import check_scheduler, settle_rank, this_rank
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +48,7 @@ COMMANDS = {
     "intervene": "eigen_lightning.cli.intervene",
     "report": "eigen_lightning.cli.report",
     "compare": "eigen_lightning.cli.compare",
-    "stability": "eigen_lightning.cli.stability",
-    "sweep-density": "eigen_lightning.cli.sweep_density",
-    "sweep-lambda": "eigen_lightning.cli.sweep_lambda",
+    "study": "eigen_lightning.cli.study",
 }
 """The package's own commands: each a module whose function of the same name is the command."""
 
@@ -58,15 +56,12 @@ COMMANDS = {
 SWITCHES = ("--quiet", "--overwrite", "--report", "--matched")
 """Arguments that mean yes when they stand alone."""
 
-PRECISIONS = ("32-true", "32", "bf16-mixed")
-"""Accepted; everything computed here is in float32 in all of them, see ``decomposition.module.in_float32``."""
-
 
 class Parser(LightningArgumentParser):
     """Says what is wrong in one line, with near names for an unknown one, and exits with code 2."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UserError(_one_line(message)) from ex
+        raise UserError(_plain(_one_line(message))) from ex
 
 
 class SaveConfig(SaveConfigCallback):
@@ -80,10 +75,11 @@ class SaveConfig(SaveConfigCallback):
             return
         run = RunFolder(trainer.default_root_dir)
         run.path.mkdir(parents=True, exist_ok=True)
-        # `fit --config config.yaml` repeats the run from its beginning.
+        # `fit --config config.yaml` repeats the run from its beginning, from anywhere, into a folder of its own.
         config = self.config.clone()
-        config.ckpt_path, config.overwrite = None, False
-        self.parser.save(config, run.config, skip_none=False, overwrite=True, multifile=False)
+        config.run_dir, config.ckpt_path, config.overwrite = None, None, False
+        text = self.parser.dump(config, skip_none=False)
+        write_atomically(run.config, stored(text).encode())
 
 
 class EigenLightningCLI(LightningCLI):
@@ -96,44 +92,47 @@ class EigenLightningCLI(LightningCLI):
         parser.add_argument("--quiet", type=bool, default=False, help="no progress bars and no tables")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        for file in _configurations(args or []):
-            _check_configuration(Path(file))
+        configuration.check(args or [])
         super().parse_arguments(parser, args)
+
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise UserError(f"expected a seed_everything that generators take, got: {error}") from error
 
     def _parse_ckpt_path(self) -> None:
         """Checkpoints of this package hold no hyper-parameters that would change the configuration."""
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        goes_on = config.get("ckpt_path") is not None or config.overwrite
         if config.run_dir is None:
-            files = config.get("config") or []
-            config.run_dir = str(Path("runs") / (Path(str(files[-1])).stem if files else "run"))
+            files = [str(file) for file in config.get("config") or []]
+            config.run_dir = configuration.folder_of(str(self.subcommand), files, goes_on)
         self.run_folder = RunFolder(config.run_dir)
         self.lock = RunLock(self.run_folder.path)
-        if self.run_folder.path.exists() and this_rank() == 0:
-            self.lock.acquire()
-            self.run_folder.recover()
-        with self._released_on_error():
-            self._choose_checkpoint(config)
+        # Checkpoints of this package need no more, and of another's no more is let in.
+        config.weights_only = True
         if self.subcommand == "predict" and config.get("return_predictions") is None:
             config.return_predictions = False
 
     def instantiate_classes(self) -> None:
-        with self._released_on_error():
-            super().instantiate_classes()
-
-    @contextmanager
-    def _released_on_error(self) -> Iterator[None]:
+        super().instantiate_classes()
+        configuration.check_optimizers(self.model)
+        settle_rank(self.trainer)
+        if self.run_folder.path.exists() and this_rank() == 0:
+            self.lock.acquire()
         try:
-            yield
+            if this_rank() == 0:
+                self.run_folder.recover()
+            self._choose_checkpoint(self.config_init[self.subcommand])
         except BaseException:
             self.lock.release()
             raise
 
     def _choose_checkpoint(self, config: Any) -> None:
         run, fitting = self.run_folder, self.subcommand == "fit"
-        # Checkpoints of this package need no more, and of another's no more is let in.
-        config.weights_only = True
         if config.get("ckpt_path") == "last" or (not fitting and config.get("ckpt_path") is None):
             config.ckpt_path = str(run.last_checkpoint)
             if fitting and not run.last_checkpoint.exists():
@@ -180,7 +179,8 @@ class EigenLightningCLI(LightningCLI):
             if kwargs.get("enable_progress_bar", config.enable_progress_bar):
                 callbacks.append(RichProgressBar(leave=False))
         kwargs["callbacks"] = callbacks
-        check_trainer_options(config)
+        configuration.check_trainer_options(config)
+        check_scheduler()
         kwargs["plugins"] = [*(config.plugins or []), AtomicCheckpointIO()]
         try:
             return super().instantiate_trainer(**kwargs)
@@ -193,10 +193,20 @@ class EigenLightningCLI(LightningCLI):
             super()._run_subcommand(subcommand)
             return
         self.lock.acquire()
-        fresh = subcommand == "fit" and self.config[subcommand].get("ckpt_path") is None
+        run = self.run_folder
+        fresh = subcommand == "fit" and self.config_init[subcommand].get("ckpt_path") is None
         try:
-            with self.run_folder.replaced() if fresh else self.run_folder.kept():
+            with run.replaced() if fresh else run.kept():
                 super()._run_subcommand(subcommand)
+        except Exception as error:
+            failed = disk_error(error)
+            if failed is None:
+                raise
+            good = last_good(run.checkpoints)
+            mend = (
+                f"mend that and go on from the last good checkpoint: --ckpt_path {good}" if good else "mend that first"
+            )
+            raise UserError(f"{told(failed)}; {mend}") from error
         finally:
             self.lock.release()
 
@@ -215,55 +225,42 @@ def main(args: Sequence[str] | None = None) -> None:
     args = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
-    set_up_console(debug, quiet="--quiet=true" in _switches(args))
-    try:
-        run(args)
-    except Exception as error:
-        message = mendable(error)
-        if debug or message is None:
-            raise
-        where = f" (rank {this_rank()})" if this_rank() else ""
-        sys.stderr.write(f"eigen-lightning: error{where}: {_one_line(message)}\n")
-        sys.exit(2)
+    with tolerant_output():
+        set_up_console(debug, quiet="--quiet=true" in _switches(args))
+        try:
+            run(args)
+        except Exception as error:
+            message = mendable(error)
+            if debug or message is None:
+                raise
+            where = f" (rank {this_rank()})" if this_rank() else ""
+            sys.stderr.write(f"eigen-lightning: error{where}: {_one_line(message)}\n")
+            sys.exit(2)
+
+
+def told(error: OSError) -> str:
+    """A disk's error in words."""
+    return f"expected to read and write {error.filename or 'the results'}, got: {error.strerror}"
 
 
 def mendable(error: BaseException | None) -> str | None:
     """The message of what a person can mend in an error or in what led to it; None where there is nothing."""
-    while error is not None:
-        if isinstance(error, UserError):
-            return str(error)
-        if isinstance(error, MisconfigurationException):
-            return f"expected a configuration that Lightning takes, got: {error}"
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
-            return (
-                f"expected to write {error.filename or 'the results'}, got: {error.strerror}; the last checkpoint is "
-                "intact: make room, then go on with --ckpt_path last"
-            )
-        error = error.__cause__ or error.__context__
-    return None
+    for each in causes(error):
+        if isinstance(each, UserError):
+            return str(each)
+        if isinstance(each, MisconfigurationException):
+            return f"expected a configuration that Lightning takes, got: {each}"
+    failed = None if error is None else disk_error(error)
+    return None if failed is None else told(failed)
 
 
-def check_trainer_options(config: Any) -> None:
-    """Refuse options of the Trainer that would be ignored, or break, under the two stages of a batch.
-
-    Raises:
-        UserError: naming the option.
-    """
-    if config.gradient_clip_val:
-        raise UserError(
-            f"expected no trainer.gradient_clip_val, got {config.gradient_clip_val}: the two stages step by manual "
-            "optimization, which Lightning does not clip; leave it out (PolarAscent has no step size to tame)"
-        )
-    if config.accumulate_grad_batches != 1:
-        raise UserError(
-            f"expected no trainer.accumulate_grad_batches, got {config.accumulate_grad_batches}: the two stages step "
-            "by manual optimization; leave it out and raise data.batch_size (model.rows bounds the memory)"
-        )
-    if config.precision is not None and str(config.precision) not in PRECISIONS:
-        raise UserError(
-            f"expected trainer.precision to be one of {', '.join(PRECISIONS)}, got {config.precision}: losses grow "
-            "with the fourth power of the outputs, which overflows in half precision; use 32-true"
-        )
+def stored(text: str) -> str:
+    """A configuration as a run folder keeps it."""
+    head = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+    content = yaml.safe_load(text)
+    for part in ("model", "data"):
+        content[part] = configuration.with_absolute_paths(content[part])
+    return head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def run(args: Sequence[str]) -> None:
@@ -300,24 +297,6 @@ def run(args: Sequence[str]) -> None:
     )
 
 
-def _configurations(args: Sequence[str]) -> Iterator[str]:
-    for at, arg in enumerate(args):
-        if arg in ("--config", "-c") and at + 1 < len(args):
-            yield args[at + 1]
-        elif arg.startswith("--config="):
-            yield arg.removeprefix("--config=")
-
-
-def _check_configuration(path: Path) -> None:
-    """Parsers say neither which file is wrong nor, in all cases, that it is the file."""
-    if not path.exists():
-        return
-    try:
-        yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"expected YAML in {path}, got what is none ({error}); mend the file") from error
-
-
 def _switches(args: Sequence[str]) -> list[str]:
     """Yes-or-no arguments of ours may stand without their value, which joins them otherwise."""
     joined: list[str] = []
@@ -330,11 +309,24 @@ def _switches(args: Sequence[str]) -> list[str]:
 
 
 def _named(function: Callable[..., Any], args: Sequence[str]) -> list[str]:
-    """What a command requires may be given by place: ``report DIR`` for ``report --run_dir DIR``."""
-    required = [name for name, kind in inspect.signature(function).parameters.items() if kind.default is kind.empty]
+    """What a command requires may be given by place: ``report DIR`` for ``report --run_dir DIR``; and what takes
+    several may be given again: a second ``--config`` adds to the first, as for ``fit``."""
+    kinds = inspect.signature(function).parameters
+    required = [name for name, kind in kinds.items() if kind.default is kind.empty and kind.kind != kind.VAR_KEYWORD]
     placed = list(itertools.takewhile(lambda arg: not arg.startswith("-"), args))[: len(required)]
-    named = [f"--{name}={value}" for name, value in zip(required, placed, strict=False)]
-    return [*named, *args[len(placed) :]]
+    named = [f"--{name}={value}" for name, value in zip(required, placed, strict=False)] + [*args[len(placed) :]]
+    for option in [f"--{name}" for name, kind in kinds.items() if "Sequence" in str(kind.annotation)]:
+        given = [at for at, arg in enumerate(named) if arg.partition("=")[0] == option]
+        for at in given[1:]:
+            named[at] = named[at].replace(option, f"{option}+", 1)
+    return named
+
+
+def _plain(message: str) -> str:
+    """A parser's message without what says nothing: that a value is not None, and of which types a Union is."""
+    union = r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: - (?=[A-Z])"
+    message = re.sub(union, "", message)
+    return re.sub(r" - Expected a <class 'NoneType'>| Given value type: <class '[\w.]+'>", "", message)
 
 
 def _one_line(message: str) -> str:

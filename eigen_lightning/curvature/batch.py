@@ -37,6 +37,7 @@ class LinearizedBatch:
         known_trace: the trace where it was computed before, ``[*samples]``.
         scale: what :meth:`scaled` divides d2D by; None leaves it as it is.
         written_out: whether the Jacobian is held as a matrix, so that the batch is worth keeping.
+        metric: of the outputs pulled back through the readout, ``[*samples, d, d]``, where there is one.
     """
 
     outputs: Tensor
@@ -47,6 +48,7 @@ class LinearizedBatch:
     known_trace: Tensor | None = None
     scale: Scale | None = None
     written_out: bool = False
+    metric: Tensor | None = None
 
     @property
     def n_samples(self) -> int:
@@ -73,7 +75,8 @@ class LinearizedBatch:
 
     def scaled_by(self, scale: Scale | None) -> "LinearizedBatch":
         """The same samples, d2D in another scale."""
-        return replace(self, scale=scale)
+        # A trace that was computed is passed on; vars, as the property would compute it.
+        return replace(self, scale=scale, known_trace=vars(self).get("trace", self.known_trace))
 
     def d2D(self, U: Float[Tensor, "K P"]) -> Float[Tensor, "K *samples"]:  # noqa: N802 - the name of the quantity
         """Second derivative of the divergence along each direction, per sample; without gradient.
@@ -81,12 +84,12 @@ class LinearizedBatch:
         Unit: divergence per squared length in parameter space.
         """
 
-        def attempt() -> Tensor:
-            parts = self.chunk.split(len(U))
-            return torch.cat([self.quadratic(self.push(U[rows].to(self.probes))) for rows in parts])
+        return self.chunk.within_memory(lambda: self._d2D(U))
 
-        with torch.no_grad():
-            return self.chunk.within_memory(attempt)
+    @torch.no_grad()
+    def _d2D(self, U: Tensor) -> Tensor:  # noqa: N802
+        parts = self.chunk.split(len(U))
+        return torch.cat([self.quadratic(self.push(U[rows].to(self.probes))) for rows in parts])
 
     def scaled(self, U: Float[Tensor, "K P"]) -> Float[Tensor, "K *samples"]:
         """d2D in the scale of the losses."""
@@ -107,7 +110,7 @@ class LinearizedBatch:
 
         def attempt() -> tuple[Tensor, Tensor]:
             parts = self.chunk.split(len(U))
-            everything = None if objective.rowwise or len(parts) == 1 else self.scaled(U)
+            everything = None if objective.rowwise or len(parts) == 1 else self._d2D(U) / self.divisor
             values, gradients = [], []
             for rows in parts:
                 leaf = U[rows].detach().to(self.probes).requires_grad_()

@@ -104,10 +104,10 @@ class Linearizer:
         origin = _at_least_float32(network.space.flatten(weights))
         _check_parameters_reach(network, inputs)
         with torch.no_grad():
-            outputs = _at_least_float32(network.outputs(weights, inputs))
+            outputs = network.outputs(weights, inputs)
         found = network.readout if readout and method == "gauss_newton" and has_pull_back(divergence) else None
         if method == "gauss_newton":
-            check_divergence(divergence, outputs)
+            check_divergence(divergence, _at_least_float32(outputs))
         if found is not None:
             with torch.no_grad():
                 check_readout(found, _at_least_float32(network.hidden(weights, inputs)), outputs)
@@ -135,17 +135,6 @@ class Linearizer:
         """Whether metric or trace take long enough to be kept where samples return every epoch."""
         return self.readout is not None or len(self.probes) < self.probes.shape[1]
 
-    def at_origin(self, inputs: Tensor) -> Tensor:
-        """The outputs at W0, or with a readout the tensor before it."""
-        with torch.no_grad():
-            return self.function(self.origin, inputs)
-
-    def metric(self, outputs: Float[Tensor, "*samples d"]) -> Float[Tensor, "*samples d d"]:
-        """The output metric pulled back to the tensor before the readout."""
-        assert self.readout is not None
-        with torch.no_grad():
-            return pulled_back_metric(self.divergence, self.readout, outputs)
-
     def __call__(
         self, inputs: Tensor, metric: Tensor | None = None, trace: Float[Tensor, "*samples"] | None = None
     ) -> LinearizedBatch:
@@ -153,7 +142,7 @@ class Linearizer:
 
         Args:
             inputs: what the network takes.
-            metric: of :meth:`metric` where it was computed before.
+            metric: of :attr:`LinearizedBatch.metric` where it was computed before.
             trace: of :attr:`LinearizedBatch.trace` where it was computed before.
         """
         origin = self.origin
@@ -163,12 +152,15 @@ class Linearizer:
         products = self.products(origin, inputs)
         outputs = products.outputs
         if self.readout is not None:
-            through = self.metric(outputs) if metric is None else metric
+            if metric is None:
+                with torch.no_grad():
+                    metric = pulled_back_metric(self.divergence, self.readout, outputs)
+            through = metric
 
             def by_metric(t: Tensor) -> Tensor:
                 return (torch.einsum("k...i,...ij->k...j", t, through) * t).sum(-1)
 
-            return LinearizedBatch(outputs, products.push, by_metric, self.probes, self.chunk, trace)
+            return LinearizedBatch(outputs, products.push, by_metric, self.probes, self.chunk, trace, metric=metric)
         size = len(origin)
         if len(self.probes) == size and size * outputs.numel() <= WRITTEN_OUT:
             return self._written_out(products, trace)
@@ -221,7 +213,7 @@ def _at_least_float32(tensor: Tensor) -> Tensor:
 def _check_parameters_reach(network: Network, inputs: Tensor) -> None:
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in network.weights.items()}
     with torch.enable_grad():
-        outputs = network.outputs(leaves, inputs[:1])
+        outputs = network.outputs(leaves, inputs)
         used: tuple[Tensor | None, ...] = (None,) * len(leaves)
         if outputs.requires_grad:
             used = torch.autograd.grad(outputs.sum(), list(leaves.values()), allow_unused=True)

@@ -8,7 +8,9 @@ from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
 from eigen_lightning.curvature.divergence import Divergence
+from eigen_lightning.curvature.memory import is_out_of_memory
 from eigen_lightning.curvature.products import Function, exact_kernels
+from eigen_lightning.run.errors import UserError
 
 
 def nested_quadratic(
@@ -18,6 +20,9 @@ def nested_quadratic(
 
     Forward mode over forward mode; where a part has no second forward-mode derivative (``silu_backward``), the second
     derivative by the step along u in reverse mode throughout: that of ``v -> d^2/de^2 sum_s v_s D_s(W0 + e u)``.
+
+    Raises:
+        UserError: where a part has no second derivative of either kind.
     """
     with torch.no_grad(), exact_kernels():
         reference = function(weights, inputs)
@@ -40,20 +45,32 @@ def nested_quadratic(
         _, pull = vjp(second, ones)  # type: ignore[misc]
         return pull(torch.ones_like(zero))[0]
 
-    def runs(one: Callable[[Tensor], Tensor]) -> bool:
-        try:
-            leaf = torch.ones_like(weights)[None].requires_grad_()
-            with torch.enable_grad(), exact_kernels():
-                vmap(one)(leaf).sum().backward()
-        # What torch raises where an operation lacks a derivative.
-        except (RuntimeError, NotImplementedError):
-            return False
-        return True
+    def in_loop(one: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda directions: torch.stack([one(direction) for direction in directions])
 
-    one = forward_over_forward if runs(forward_over_forward) else reverse_over_reverse
+    ways = [batched(one) for batched in (vmap, in_loop) for one in (forward_over_forward, reverse_over_reverse)]
+    way = next((way for way in ways if _runs(way, weights)), None)
+    if way is None:
+        raise UserError(
+            "expected a network that can be differentiated twice by curvature: nested, got one with a part that torch "
+            "has no second derivative of: use curvature: gauss_newton, which needs the first alone"
+        )
 
     def quadratic(directions: Tensor) -> Tensor:
         with exact_kernels():
-            return vmap(one)(directions)
+            return way(directions)
 
     return reference, quadratic
+
+
+def _runs(way: Callable[[Tensor], Tensor], weights: Float[Tensor, " P"]) -> bool:
+    leaf = torch.ones_like(weights)[None].requires_grad_()
+    try:
+        with torch.enable_grad(), exact_kernels():
+            way(leaf).sum().backward()
+    # What torch raises where an operation lacks a derivative or a batching rule.
+    except (RuntimeError, NotImplementedError) as error:
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise
+        return False
+    return True

@@ -57,10 +57,15 @@ def check_readout(
 ) -> None:
     """Compare what a readout makes of the hidden tensor with the network's own outputs.
 
+    Args:
+        readout: as the target declares it.
+        hidden: the tensor before it at W0.
+        outputs: at W0, in the network's own precision, which sets how far rounding may put the two apart.
+
     Raises:
         UserError: where they differ: something else (a scale, a soft-cap, another layer) follows the readout.
     """
-    expected, got = outputs.float(), readout(hidden)
+    expected, got = outputs.double(), readout(hidden).double()
     tolerance = max(1e-3, 10 * torch.finfo(outputs.dtype).eps) * float(expected.abs().max())
     if got.shape != expected.shape or not torch.allclose(got, expected, rtol=0, atol=tolerance):
         apart = f"shape {list(got.shape)} against {list(expected.shape)}"

@@ -57,13 +57,13 @@ class SampleCache:
         self._trace: Tensor | None = None
         with Waiting(f"Metrics of the {samples.name} samples", len(samples)) as waiting:
             for indices in torch.arange(len(samples)).split(batch_size):
-                inputs = samples.batch(0, indices).inputs.to(device)
-                if linearizer.readout is not None:
-                    packed = _pack(linearizer.metric(linearizer.at_origin(inputs))).cpu()
+                linearized = linearizer(samples.batch(0, indices).inputs.to(device))
+                if linearized.metric is not None:
+                    packed = _pack(linearized.metric).cpu()
                     if self._metric is None:
                         self._metric = self._allocate((len(samples), *packed.shape[1:]), packed.dtype)
                     self._metric[indices] = packed
-                trace = linearizer(inputs, self._unpacked(indices, device)).trace.cpu()
+                trace = linearized.trace.cpu()
                 if self._trace is None:
                     self._trace = torch.empty(len(samples), *trace.shape[1:], dtype=trace.dtype)
                 self._trace[indices] = trace

@@ -44,11 +44,11 @@ class TraceNormalization:
             raise UserError(f"expected normalization.probes of at least 1, got {self.probes}")
 
     def probe_directions(self, size: int, like: Tensor, seed: int) -> Float[Tensor, "m P"]:
-        """The directions whose curvatures sum to the trace, up to the factor P/m."""
-        if size <= self.exact_up_to:
+        """The directions whose curvatures sum to the trace, up to the factor P/m; the identity where m is P."""
+        if size <= max(self.exact_up_to, self.probes):
             return torch.eye(size, dtype=like.dtype, device=like.device)
         generator = torch.Generator().manual_seed(seed)
-        probes = torch.randn(size, min(self.probes, size), generator=generator, dtype=torch.float64)
+        probes = torch.randn(size, self.probes, generator=generator, dtype=torch.float64)
         return torch.linalg.qr(probes)[0].T.to(like)
 
 

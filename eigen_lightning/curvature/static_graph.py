@@ -16,6 +16,7 @@ from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from eigen_lightning.curvature.graph_passes import collapse_elementwise, drop_zeros
+from eigen_lightning.curvature.memory import is_out_of_memory
 from eigen_lightning.curvature.products import PlainProducts, Products, forward_mode
 from eigen_lightning.run.errors import UserError
 
@@ -23,6 +24,15 @@ aten = torch.ops.aten
 
 SHAPE_KEEPING = (aten.expand.default, aten.reshape.default)
 COPYING = (aten._to_copy.default, aten.detach.default, aten.alias.default, aten.lift_fresh.default)
+
+
+def _zeros(size: list[int], **options: Any) -> Tensor:
+    return torch.zeros(size, dtype=options.get("dtype"), device=options.get("device"))
+
+
+DECOMPOSED = {aten._efficientzerotensor.default: _zeros}
+"""A constant's tangent: while tracing, torch 2.13 crashes where such a tensor is multiplied by a number, as in
+``torch.add(x, constant, alpha=2)`` and ``addmm``."""
 
 
 def _meta(node: fx.Node) -> Any:
@@ -155,7 +165,7 @@ class TracedProducts:
             rows: directions at a time.
 
         Raises:
-            UserError: where the trace does not agree with plain products on other samples.
+            UserError: where the network cannot be traced, or its trace differs from plain products on other samples.
         """
 
         def traced(weights: Tensor, inputs: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,8 +173,18 @@ class TracedProducts:
 
         generator = torch.Generator().manual_seed(0)
         directions = torch.randn(rows, len(weights), generator=generator, dtype=torch.float64).to(weights)
-        with torch.no_grad():
-            graph = make_fx(functionalize(traced, remove="mutations"))(weights, inputs, directions)
+        tracer = make_fx(functionalize(traced, remove="mutations"), DECOMPOSED)  # type: ignore[arg-type]
+        try:
+            with torch.no_grad():
+                graph = tracer(weights, inputs, directions)
+        # What make_fx raises where a branch or a shape needs a value.
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            raise UserError(
+                "expected a target with static_graph whose computation does not depend on values, got: "
+                f"{str(error).strip().splitlines()[0][:200]}; set static_graph to False"
+            ) from error
         made = cls(plain, inputs.shape, rows, *split(simplify(graph)))
         others = inputs.roll(1, 0).flip(1)
         ours, expected = (products(weights, others) for products in (made, plain))

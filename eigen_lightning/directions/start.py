@@ -182,8 +182,10 @@ def _greedy(values: Float[Tensor, "R samples"], count: int) -> tuple[list[int], 
     gains: list[float] = []
     for _ in range(count):
         gain = reduced((values - covered).clamp_min(0).sum(1), "sum")
-        gain[chosen] = -1.0
-        best = int((gain >= gain.max() * (1 - TIE)).to(torch.uint8).argmax())
+        gain[chosen] = -torch.inf
+        # Relative to the first gain, so that rounding chooses nothing where all that can be covered is.
+        near = TIE * (gains[0] if gains else float(gain.max()))
+        best = int((gain >= gain.max() - near).to(torch.uint8).argmax())
         chosen.append(best)
         gains.append(float(gain[best]))
         covered = torch.maximum(covered, values[best])

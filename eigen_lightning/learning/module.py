@@ -20,7 +20,7 @@ from eigen_lightning.curvature import (
     TraceNormalization,
     divergence_named,
 )
-from eigen_lightning.data.stream import Batch, SampleSet
+from eigen_lightning.data.stream import Batch, SampleSet, SampleStream
 from eigen_lightning.directions import Coverage, Interference, PolarAscent, Start, Steepness
 from eigen_lightning.directions.dense import random_rows
 from eigen_lightning.directions.losses import InterferenceForm
@@ -33,7 +33,7 @@ from eigen_lightning.run.collectives import reduced
 from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.folder import RunFolder
 from eigen_lightning.run.seeding import derive_seed, run_seed
-from eigen_lightning.targets.checks import check_samples
+from eigen_lightning.targets.checks import check_curvature, check_samples
 from eigen_lightning.targets.target import Target
 
 log = logging.getLogger(__name__)
@@ -119,11 +119,8 @@ class SparseEigendecomposition(LightningModule):
         self.prepare_data_per_node = False
         self.target = target
         self.wanted_directions = n_directions
-        self.divergence = (
-            divergence
-            if isinstance(divergence, Divergence)
-            else divergence_named(divergence or target.default_divergence)
-        )
+        chosen = target.default_divergence if divergence is None else divergence
+        self.divergence = chosen if isinstance(chosen, Divergence) else divergence_named(chosen)
         self.method: Literal["gauss_newton", "nested"] = curvature
         self.objective_name: Literal["auto", "coverage", "steepness"] = objective
         self.exponent, self.dense_exponent, self.dense_above = exponent, dense_exponent, dense_above
@@ -250,6 +247,12 @@ class SparseEigendecomposition(LightningModule):
     def setup(self, stage: str) -> None:
         self.target.load(self.run_folder)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, SampleStream):
+            raise UserError(
+                f"expected trainer.fit(module, datamodule=...) with samples that have an identity, got "
+                f"{'a loader alone' if data is None else type(data).__name__}: wrap a Dataset or DataLoader as "
+                "eigen_lightning.FromLoader(loader), or call eigen_lightning.fit"
+            )
         for samples in (data.train_set, *data.evaluation_sets.values()):
             check_samples(self.target, samples)
         self.linearizer, self.caches = None, {}
@@ -288,6 +291,8 @@ class SparseEigendecomposition(LightningModule):
             self.n_directions,
             derive_seed(run_seed(), "probes"),
         )
+        if self.target.check:
+            check_curvature(self.target, self.linearizer, inputs)
 
     def on_fit_start(self) -> None:
         self._prepare()

@@ -11,8 +11,6 @@ from markupsafe import Markup
 from eigen_lightning.report import figures
 from eigen_lightning.report.text import level, number, ratio
 
-DUPLICATE = 0.9
-DEAD = 1e-6
 FEW_SAMPLES = 20
 """Samples below which a histogram says less than the list of them."""
 
@@ -87,6 +85,8 @@ class Card:
     histogram: Markup
     curve: Markup
     geometry: Markup
+    label: dict[str, Any]
+    structure: str
     badges: list[Badge] = field(default_factory=list)
 
     @property
@@ -117,6 +117,7 @@ def gather(
     steepness: Float[np.ndarray, " K"] | None,
     coactivity: Float[np.ndarray, "K K"] | None,
     geometry: list[Markup] | None,
+    scorecard: dict[str, Any],
 ) -> list[Card]:
     """One card a direction.
 
@@ -128,7 +129,9 @@ def gather(
         steepness: mean of d2D squared of each direction.
         coactivity: content of ``coactivity.npy``.
         geometry: a picture of each direction in hidden space, for a toy model.
+        scorecard: content of ``scorecard.json``, which says what is dead or a duplicate; empty where there is none.
     """
+    labels = {line["direction"]: line for line in scorecard.get("labels", [])}
     cosine = np.abs(directions @ directions.T)
     np.fill_diagonal(cosine, 0)
     detail = {line["direction"]: line for line in details}
@@ -163,9 +166,11 @@ def gather(
             else Markup(""),
             curve=figures.intervention_curve(intervention) if intervention.get("deltas") else Markup(""),
             geometry=geometry[k] if geometry else Markup(""),
+            label=labels.get(k, {}) if labels.get(k, {}).get("rule") else {},
+            structure=_structure(scorecard.get("structure", {}), k),
         )
         cards.append(card)
-    _add_badges(cards, cosine)
+    _add_badges(cards, cosine, scorecard.get("health", {}))
     return cards
 
 
@@ -233,13 +238,25 @@ def _nearest(
     return [(index, float(cosine[index]), float(together[index])) for index in order[:count]]
 
 
-def _add_badges(cards: list[Card], cosine: Float[np.ndarray, "K K"]) -> None:
-    largest = max((card.largest for card in cards), default=0.0)
+def _structure(structure: dict[str, Any], k: int) -> str:
+    """Where a direction is: the parameters and heads that hold most of it, in words."""
+    shares = sorted(((part[k], name) for name, part in structure.get("by_parameter", {}).items()), reverse=True)
+    words = [f"{share:.0%} in {name}" for share, name in shares[:3] if len(shares) > 1 and share >= 0.01]
+    singular = (structure.get("first_singular_share") or [None] * (k + 1))[k]
+    if singular is not None:
+        words.append(f"{singular:.0%} of the norm in the first singular pair")
+    for name, heads in structure.get("leading_head", {}).items():
+        words.append(f"head {heads[k]} of {name} holds {structure['head'][name][k]:.0%}")
+    return "; ".join(words)
+
+
+def _add_badges(cards: list[Card], cosine: Float[np.ndarray, "K K"], health: dict[str, Any]) -> None:
+    twins = {later: earlier for earlier, later in health.get("duplicates", [])}
     for card in cards:
-        if card.largest <= DEAD * largest:
-            card.badges.append(Badge("dead", f"largest d2D {number(card.largest)}"))
-        twin = int(cosine[card.k].argmax())
-        if cosine[card.k, twin] > DUPLICATE:
+        if card.k in health.get("dead", []):
+            card.badges.append(Badge("dead", f"leads on no held-out sample, largest d2D {number(card.largest)}"))
+        if card.k in twins:
+            twin = twins[card.k]
             card.badges.append(Badge("duplicate", f"|cos| {cosine[card.k, twin]:.2f} with direction {twin}"))
         moved = card.intervention
         if moved.get("deltas"):

@@ -135,7 +135,7 @@ def _side(run: RunFolder, letter: str) -> dict[str, Any]:
     lines = run.read_top_examples() if run.top_examples.exists() else []
     short = [{"direction": line["direction"], "examples": line["examples"][:SHOWN_EXAMPLES]} for line in lines]
     details = run.read_lines(run.cards) if run.cards.exists() else []
-    cards = gather(short, details, {}, directions, None, None, None)
+    cards = gather(short, details, {}, directions, None, None, None, {})
     return {
         "letter": letter,
         "name": run.path.resolve().name,

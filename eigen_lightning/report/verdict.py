@@ -128,9 +128,15 @@ def _health(cards: list[Any]) -> list[Finding]:
 
 def _generalization(scorecard: dict[str, Any]) -> list[Finding]:
     learned = scorecard.get("learned", {})
-    train, heldout = learned.get("train_steepness"), learned.get("steepness")
+    train, heldout = learned.get("train_normalized_steepness"), learned.get("normalized_steepness")
     if not train or heldout is None:
         return []
     share = heldout / train
     tone: Tone = "good" if share > 0.7 else "fair" if share > 0.3 else "bad"
-    return [Finding(tone, f"Steepness on held-out samples is {share:.0%} of that on training samples.")]
+    return [
+        Finding(
+            tone,
+            f"Normalized steepness on held-out samples is {share:.0%} of that on training samples"
+            f"{_controls(scorecard, 'normalized_steepness')}.",
+        )
+    ]

@@ -18,6 +18,9 @@ from eigen_lightning.report.verdict import verdict
 from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.folder import RunFolder, write_atomically
 
+CLEAR_GAP = 1.4
+"""How many times smaller the first gain that is no feature's must be for a number of features to be named."""
+
 SHOWN_IN_MATRIX = 96
 SHOWN_PAIRS = 8
 
@@ -27,18 +30,29 @@ SCORES = {
     "selectivity": "selectivity",
     "uniqueness": "distinct top features",
     "mmcs": "MMCS",
-    "steepness": "steepness, held out",
-    "train_steepness": "steepness, training",
-    "interference": "interference",
-    "explained_curvature": "explained curvature",
+    "normalized_steepness": "normalized steepness, held out",
+    "train_normalized_steepness": "normalized steepness, training",
+    "explained_by_labels": "explained by labels",
     "token_purity": "token purity",
     "previous_token_purity": "previous-token purity",
     "distinct_leading_tokens": "distinct leading tokens",
     "distinct_leading_contexts": "distinct leading contexts",
+    "first_singular_share": "norm in the first singular pair",
+    "head_share": "norm in the leading head",
+    "explained_curvature": "explained curvature",
+    "interference": "interference",
+    "steepness": "steepness, held out",
+    "largest_sample_share": "of it, one sample's",
     "dead": "dead directions",
     "duplicates": "duplicates",
 }
-CONTROLS = {"learned": "learned", "random": "random", "pca": "PCA", "oracle": "oracle"}
+CONTROLS = {
+    "learned": "learned",
+    "random": "random",
+    "pca": "PCA",
+    "oracle": "oracle",
+    "random_network": "random network",
+}
 
 
 def write_report(run: RunFolder) -> Path:
@@ -48,13 +62,12 @@ def write_report(run: RunFolder) -> Path:
         Its path.
 
     Raises:
-        UserError: where the folder holds no manifest, directions or top examples.
+        UserError: where the folder holds no manifest or no directions.
     """
-    for path in (run.manifest, run.directions, run.top_examples):
+    for path in (run.manifest, run.directions):
         if not path.exists():
             raise UserError(
-                f"expected a run folder with results, got {run.path}, which has no {path.name}: "
-                "run `fit` there with the TopExamples callback first"
+                f"expected a run folder with results, got {run.path}, which has no {path.name}: run `fit` there first"
             )
     write_atomically(run.report, render("report.html", **contents(run)).encode())
     return run.report
@@ -68,14 +81,16 @@ def contents(run: RunFolder) -> dict[str, Any]:
     directions, shapes = run.read_directions()
     interference = np.load(run.interference).astype(float) if run.interference.exists() else None
     coactivity = np.load(run.coactivity).astype(float) if run.coactivity.exists() else None
+    nothing = [{"direction": k, "examples": []} for k in range(len(directions))]
     cards = gather(
-        run.read_top_examples(),
+        run.read_top_examples() if run.top_examples.exists() else nothing,
         run.read_lines(run.cards) if run.cards.exists() else [],
         interventions,
         directions.double().numpy(),
         None if interference is None else interference.diagonal(),
         coactivity,
         _geometry(run, directions, shapes),
+        scorecard,
     )
     return {
         "title": f"{run.path.resolve().name}: {manifest['n_directions']} directions",
@@ -86,6 +101,7 @@ def contents(run: RunFolder) -> dict[str, Any]:
         "scores": _scores(scorecard),
         "controls": [(key, name) for key, name in CONTROLS.items() if key in scorecard],
         "cards": cards,
+        "gains": _gains(manifest.get("curvature", {})),
         "interventions": interventions,
         "config": run.config.read_text(encoding="utf-8") if run.config.exists() else "",
         **_matrix(interference, coactivity),
@@ -163,10 +179,37 @@ def _scores(scorecard: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]
             continue
         row = []
         for key in (key for key in CONTROLS if key in scorecard):
-            margin = text.number(spread[name], 2) if key == "random" and spread.get(name) else ""
+            margin = f"± {text.number(spread[name], 2)}" if key == "random" and spread.get(name) else ""
+            low, high = (scorecard[key].get(f"{name}_{end}") for end in ("low", "high"))
+            if low is not None and high is not None and low == low:
+                margin = f"{text.number(low, 3)} to {text.number(high, 3)}"
             row.append((text.number(scorecard[key].get(name)), margin))
         rows.append((title, row))
     return rows
+
+
+def _gains(curvature: dict[str, Any]) -> dict[str, Any]:
+    """The gains of the greedy choice as a picture, and what they say of the number of features."""
+    gains = curvature.get("gains") or []
+    if len(gains) < 2:
+        return {}
+    count = curvature["gains_above_a_tenth"]
+    after = gains[count] if count < len(gains) else 0.0
+    ratio = gains[count - 1] / after if after > 0 else float("inf")
+    smooth = ratio < CLEAR_GAP or count == len(gains)
+    says = (
+        f"They fall smoothly: there is no number of features to read off ({count} are above a tenth of the first)."
+        if smooth
+        else f"{count} stand out: the next one is {'0' if after <= 0 else f'{ratio:.1f} times'} "
+        f"{'' if after <= 0 else 'smaller'}".rstrip()
+        + "."
+    )
+    sharing = curvature.get("sharing")
+    if sharing is not None:
+        says += (
+            f" {sharing:.1f} of the climbed rows share a sample (median), so learning took {curvature['objective']}."
+        )
+    return {"bars": figures.bars(gains[: max(2 * count, 8)], 1.0), "says": says}
 
 
 def _matrix(interference: Any, coactivity: Any) -> dict[str, Any]:

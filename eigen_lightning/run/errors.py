@@ -1,7 +1,9 @@
 """Errors that a person can mend."""
 
 import difflib
-from collections.abc import Iterable
+import errno
+import socket
+from collections.abc import Iterable, Iterator
 
 
 class UserError(ValueError):
@@ -9,6 +11,38 @@ class UserError(ValueError):
 
     The command line shows it as one line on stderr and exits with code 2.
     """
+
+
+FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""What only a disk answers that is full, worn or not to be written to."""
+
+ELSEWHERE = (errno.EPIPE, errno.ECHILD, errno.ESRCH, errno.EINTR, errno.EAGAIN, errno.EADDRINUSE, errno.EADDRNOTAVAIL)
+"""What pipes, processes and addresses answer, as opposed to file systems."""
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what led to it, the last first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def disk_error(error: BaseException) -> OSError | None:
+    """The disk's error in what led to another; None where there is none, or a person has been told of it.
+
+    Of what came before the error itself, only what nobody could have dealt with counts.
+    """
+    for each in causes(error):
+        if isinstance(each, UserError):
+            return None
+        if isinstance(each, OSError) and (each.errno in FAILS or (each is error and _is_of_files(each))):
+            return each
+    return None
+
+
+def _is_of_files(error: OSError) -> bool:
+    other = isinstance(error, ConnectionError | socket.gaierror | socket.herror)
+    return not other and error.errno is not None and error.errno not in ELSEWHERE
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

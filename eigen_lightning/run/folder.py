@@ -1,5 +1,6 @@
 """The run folder: the only file that knows its paths and formats."""
 
+import errno
 import io
 import json
 import os
@@ -14,6 +15,9 @@ from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+NOT_OFFERED = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""What file systems answer that do not flush folders."""
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
@@ -30,12 +34,49 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         partial.unlink(missing_ok=True)
         raise
     partial.replace(path)
-    # The rename itself is only on disk once the folder is.
-    folder = os.open(path.parent, os.O_RDONLY)
+    _flush_folder(path.parent)
+
+
+def keep_as(path: Path, other: Path) -> None:
+    """Have the content of ``path`` under the name ``other`` too: a second link, or a copy where there are no links."""
+    link = other.with_name(f".{other.name}.partial")
+    link.unlink(missing_ok=True)
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        os.link(path, link)
+    # File systems without links answer EPERM, EACCES, ENOTSUP, ENOSYS and more; a disk that fails fails the copy too.
+    except OSError:
+        write_atomically(other, path.read_bytes())
+    else:
+        link.replace(other)
+
+
+def _flush_folder(path: Path) -> None:
+    """A rename is only on disk once the folder is."""
+    try:
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        if error.errno not in NOT_OFFERED:
+            raise
+
+
+def tensor_file(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> bytes:
+    """A safetensors file that is the same to the byte whenever it holds the same; ``facts`` are its metadata, sorted.
+
+    safetensors writes them in an order that differs from process to process.
+    """
+    own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    content = save(own, metadata=dict(facts))
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(facts.items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    # Tensors begin at a multiple of eight.
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
 def _remove(path: Path) -> None:
@@ -68,7 +109,7 @@ class RunFolder:
 
     @contextmanager
     def replaced(self) -> Iterator[None]:
-        """Work on the folder as if it were empty; its results come back where that fails before it has any of its own.
+        """Work on the folder as if it were empty; where that fails before it has any results, the folder is as it was.
 
         Only the files named above are touched, whatever else lies in the folder. A trained target in a folder that
         holds no run's results was put there to be used, and stays.
@@ -80,10 +121,15 @@ class RunFolder:
         for path in held:
             self._set_aside.mkdir(exist_ok=True)
             path.rename(self._set_aside / path.name)
+        refused = False
         try:
             yield
+        except Exception:
+            refused = True
+            raise
         finally:
-            if held and not self.manifest.exists():
+            # What was stopped may be started again, and finds the target it has trained.
+            if (held or refused) and not self.manifest.exists():
                 for path in mine:
                     _remove(path)
             self.recover()
@@ -129,8 +175,7 @@ class RunFolder:
 
     def write_target(self, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Keep a toy target's trained weights W0, with what is known of their training."""
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        write_atomically(self.target, save(tensors, metadata={"training": json.dumps(facts)}))
+        write_atomically(self.target, tensor_file(weights, {"training": json.dumps(facts)}))
 
     def read_target(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The weights and facts that :meth:`write_target` kept."""
@@ -144,8 +189,7 @@ class RunFolder:
             "parameters": json.dumps(list(shapes)),
             "shapes": json.dumps([list(shape) for shape in shapes.values()]),
         }
-        content = save({"U": directions.detach().cpu().contiguous()}, metadata=metadata)
-        write_atomically(self.directions, content)
+        write_atomically(self.directions, tensor_file({"U": directions}, metadata))
 
     def read_directions(self) -> tuple[Float[Tensor, "K P"], dict[str, tuple[int, ...]]]:
         """U, and the parameters' shapes by name in the order of P."""

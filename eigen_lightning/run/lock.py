@@ -1,10 +1,10 @@
 """One run at a time in a run folder."""
 
-import fcntl
 import os
 import socket
-from io import TextIOWrapper
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from eigen_lightning.run.errors import UserError
 
@@ -20,7 +20,8 @@ class RunLock:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._file: TextIOWrapper | None = None
+        self._lock = FileLock(folder / NAME, timeout=0, thread_local=False)
+        self._made: list[Path] = []
 
     def acquire(self) -> None:
         """Take the folder, which is made where it does not exist.
@@ -28,32 +29,32 @@ class RunLock:
         Raises:
             UserError: where another process has it, or nothing can be written there.
         """
-        if self._file is not None:
+        if self._lock.is_locked:
             return
+        path = self.folder / NAME
         try:
+            self._made = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
-            file = (self.folder / NAME).open("a+", encoding="utf-8")
-        except OSError as error:
-            raise UserError(
-                f"expected a run folder to write to, got {self.folder}: {error.strerror}; choose another --run_dir"
-            ) from error
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            file.close()
+            self._lock.acquire()
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+        except Timeout as error:
+            holder = path.read_text(encoding="utf-8").strip() or "another process"
             raise UserError(
                 f"expected a run folder that no other run is using, got {self.folder}, in use by {holder}; wait until "
                 "that ends, or choose another --run_dir"
             ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        self._file = file
+        except OSError as error:
+            raise UserError(
+                f"expected a run folder to write to, got {self.folder}: {error.strerror}; choose another --run_dir"
+            ) from error
 
     def release(self) -> None:
-        """Let others have the folder."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Let others have the folder; a folder that was made for the lock and holds nothing else is removed."""
+        if self._lock.is_locked and self._made and [path.name for path in self.folder.iterdir()] == [NAME]:
+            # Whoever has opened the file meanwhile finds that it is no longer there.
+            (self.folder / NAME).unlink()
+            for folder in self._made:
+                if any(folder.iterdir()):
+                    break
+                folder.rmdir()
+        self._lock.release()

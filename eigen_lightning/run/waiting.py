@@ -1,10 +1,8 @@
 """A progress bar for work that may take long or no time at all."""
 
-import time
-from types import TracebackType
+import sys
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from tqdm import tqdm
 
 from eigen_lightning.run.console import is_quiet
 from eigen_lightning.run.ranks import this_rank
@@ -13,7 +11,7 @@ PATIENCE = 2.0
 """Seconds without a bar: shorter work needs none."""
 
 
-class Waiting:
+class Waiting(tqdm):
     """Shows how far a piece of work is, once it has taken longer than ``PATIENCE``: on a terminal, on one rank only.
 
     Args:
@@ -21,35 +19,15 @@ class Waiting:
         total: how much work there is; None where nobody knows.
     """
 
-    def __init__(self, description: str, total: int | None) -> None:
-        console = Console(stderr=True)
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:,.0f}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=this_rank() != 0 or not console.is_terminal or is_quiet(),
-        )
-        self._task = self._progress.add_task(description, total=total)
-        self._begun = time.monotonic()
-        self.shown = False
+    # The thread that would watch for bars that stall serves none that are updated by hand.
+    monitor_interval = 0
 
-    def __enter__(self) -> "Waiting":
-        return self
+    def __init__(self, description: str, total: int | None) -> None:
+        # Closed, a process has no stderr at all.
+        terminal = sys.stderr is not None and sys.stderr.isatty()
+        unwanted = not terminal or this_rank() != 0 or is_quiet()
+        super().__init__(desc=description, total=total, delay=PATIENCE, leave=False, disable=unwanted)
 
     def reach(self, completed: int) -> None:
         """Say how much of the work is done."""
-        if not self.shown and time.monotonic() - self._begun > PATIENCE:
-            self.shown = True
-            self._progress.start()
-        self._progress.update(self._task, completed=completed)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self.shown:
-            self._progress.stop()
+        self.update(completed - self.n)

@@ -126,6 +126,11 @@ def _told_in_one_line(name: str, expected: str) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except ImportError as error:
+        raise UserError(
+            f"expected a {expected} whose packages are installed, got {name!r} ({one_line(error)}); install what is "
+            "named, or, as curvature needs weights in floating point, give the model as it was before quantization"
+        ) from error
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = one_line(error)
         hint = "" if Path(name).expanduser().exists() else "; where the Hub is out of reach, give a local folder's path"

@@ -1,16 +1,18 @@
 """What a target is: a trained network, seen as a function of the parameters chosen in it."""
 
+import copy
 import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from eigen_lightning.curvature.divergence import Divergence
 from eigen_lightning.curvature.parameters import ParameterSpace
 from eigen_lightning.curvature.readout import Readout
 from eigen_lightning.run.folder import RunFolder
@@ -25,14 +27,16 @@ class Target(ABC):
     A target is no ``nn.Module`` on purpose: it stays out of checkpoints, optimizers and DDP's buckets.
 
     Attributes:
-        default_divergence: the divergence where a run names none.
+        default_divergence: the divergence where a run names none, by name or as an object.
+        check: whether curvature is compared with the true divergence before training.
         static_graph: whether no shape, index or branch of the network depends on values, so that a trace of it may
             serve all batches of a shape.
         network: the network in evaluation mode, frozen; there after :meth:`load`.
         space: the chosen parameters; there after :meth:`load`.
     """
 
-    default_divergence: ClassVar[str] = "mse"
+    default_divergence: str | Divergence = "mse"
+    check: bool = True
     static_graph: bool = False
     network: nn.Module
     space: ParameterSpace
@@ -94,6 +98,23 @@ class Target(ABC):
         Raises:
             UserError: naming what the network takes and what came.
         """
+
+    def heads(self) -> dict[str, tuple[int, int]]:
+        """For chosen parameters that attention heads share: how many heads, along which axis; none by default."""
+        return {}
+
+    def randomized(self, seed: int) -> "Target":
+        """A copy with random parameters of the same scale: matrices are drawn anew, vectors stay.
+
+        Scale is kept since trained biases and normalizations are made for it.
+        """
+        copied = copy.deepcopy(self)
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in copied.network.parameters():
+            if parameter.ndim > 1:
+                drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter.data.copy_(drawn * parameter.double().std(correction=0).cpu())
+        return copied
 
     def config(self) -> dict[str, Any]:
         """What, besides the weights, makes this target the one it is; part of its fingerprint."""

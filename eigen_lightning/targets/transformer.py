@@ -44,6 +44,8 @@ class Transformer(Target):
     """
 
     default_divergence = "kl"
+    # Models of a library, compared with transformers' own and with finite differences in tests.
+    check = False
     readout_reason: str | None
 
     def __init__(
@@ -162,6 +164,17 @@ class Transformer(Target):
                 f"expected token ids from 0 to {self.vocabulary - 1}, the vocabulary of {self.name}, got "
                 f"{int(outside[0])}; tokenize with the model's own tokenizer"
             )
+
+    def heads(self) -> dict[str, tuple[int, int]]:
+        """Heads of the chosen query, key and value weights (in rows) and output weights (in columns)."""
+        config = self._config
+        heads = getattr(config, "num_attention_heads", None) or getattr(config, "num_heads", None)
+        if heads is None:
+            return {}
+        key_heads = getattr(config, "num_key_value_heads", None) or heads
+        by_leaf = {"W_Q": (heads, 0), "W_K": (key_heads, 0), "W_V": (key_heads, 0), "W_O": (heads, 1)}
+        leaves = {name: name.rpartition(".")[2] for name in self.space.names if ".attn." in name}
+        return {name: by_leaf[leaf] for name, leaf in leaves.items() if leaf in by_leaf}
 
     def config(self) -> dict[str, Any]:
         """What makes this target the one it is, wherever the folder lies and whichever library version reads it."""

@@ -153,7 +153,7 @@ def test_bad_input_found_late_gives_the_first_run_back(tmp_path: Path) -> None:
 
 
 def test_xor_finds_one_direction_for_each_non_zero_input(tmp_path: Path) -> None:
-    """Bar 2 of the first issue on one seed; ``stability`` runs it on fifty."""
+    """Bar 2 of the first issue on one seed; ``study`` runs it on fifty."""
     run = fit("xor.yaml", tmp_path / "xor", "--data.samples_per_epoch=640", "--trainer.max_epochs=1")
     leaders = sorted(line["examples"][0]["input"] for line in run.read_top_examples())
     assert leaders == [[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]

@@ -94,11 +94,54 @@ def test_the_limit_is_on_the_share_of_the_worst_sample() -> None:
     def worst(spread: float) -> float:
         weight, probability = example(spread)[1], logits.softmax(-1)
         apart = weight[LIKELY:] - weight[LIKELY:].mean(0)
-        share = probability[:, LIKELY:] @ apart.square().sum(1)
+        folded = probability[:, LIKELY:]
+        share = folded @ apart.square().sum(1)
+        averaged = folded.mean(0) @ apart.square().sum(1) / folded.sum(1).mean()
         origin = weight[logits.argmax(-1)]
         distance = (weight[None, :LIKELY] - origin[:, None]).square().sum(-1)
-        return float((share / (probability[:, :LIKELY] * distance).sum(-1)).max())
+        least = probability.amax(-1) * (probability[:, :LIKELY] * distance).sum(-1)
+        return float(((share + folded.sum(1) * averaged) / least).max())
 
     below = next(spread for spread in (20 * 0.77**n for n in range(40)) if worst(spread) <= FOLDED_SHARE)
     assert folded(logits.float(), example(below)[1].float()) is not None
     assert folded(logits.float(), example(below / 0.77)[1].float()) is None
+
+
+def test_no_sample_pays_for_what_another_says_of_unlikely_tokens() -> None:
+    """Two samples: on one the unlikely tokens lie close together, on the other a few of them lie far apart.
+
+    Their average would be an eighth of the trace of the first, which is nearly certain of its token.
+    """
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(VOCABULARY, WIDTH, generator=generator, dtype=torch.float64)
+    weight[LIKELY:] = 0.01 * weight[LIKELY:]
+    weight[LIKELY : LIKELY + 5] *= 1e4
+    logits = torch.full((2, VOCABULARY), -60.0, dtype=torch.float64)
+    logits[:, 0] = 0
+    # The first is certain but for unlikely tokens that are alike; the second for those that are not.
+    logits[0, LIKELY + 5 :] = -14
+    logits[1, LIKELY : LIKELY + 5] = -14
+    exact = naive(logits, weight)
+    metric = categorical_metric(logits.float(), weight.float())
+    trace = exact.diagonal(dim1=1, dim2=2).sum(-1)
+    off = torch.linalg.matrix_norm(metric.double() - exact, "nuc") / trace
+    assert off.max() <= FOLDED_SHARE + 2e-6
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_folding_stays_within_its_bound_on_random_batches(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand((), generator=generator))
+
+    weight = torch.randn(400, 5, generator=generator, dtype=torch.float64)
+    weight[50:] = uniform(0, 3) + 10 ** uniform(-4, 0.5) * weight[50:]
+    logits = torch.randn(3, 400, generator=generator, dtype=torch.float64) * uniform(0.1, 4)
+    logits[:, 50:] -= torch.tensor([uniform(5, 40) for _ in range(3)])[:, None]
+    logits[:, 0] += uniform(0, 10)
+    logits, weight = logits.float(), weight.float()
+    exact = naive(logits.double(), weight.double())
+    metric = categorical_metric(logits, weight).double()
+    trace = exact.diagonal(dim1=1, dim2=2).sum(-1)
+    assert (torch.linalg.matrix_norm(metric - exact, "nuc") <= (FOLDED_SHARE + 5e-6) * trace).all()

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import stat
@@ -7,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from eigen_lightning.run.folder import RunFolder, write_atomically
+from eigen_lightning.run.folder import RunFolder, keep_as, tensor_file, write_atomically
 
 SPACE = {"blocks.0.W": (2, 2), "scale": ()}
 
@@ -55,6 +56,54 @@ def test_content_is_flushed_to_disk_before_it_takes_the_name(tmp_path, monkeypat
     monkeypatch.setattr(os, "fsync", record)
     write_atomically(path, b"12345")
     assert at_flush == [(5, False)]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS, None])
+def test_a_second_name_is_a_copy_where_there_are_no_links(tmp_path, monkeypatch, number):
+    last, previous = tmp_path / "last", tmp_path / "previous"
+
+    def no_links(*paths):
+        raise OSError(number, os.strerror(number))
+
+    if number is not None:
+        monkeypatch.setattr(os, "link", no_links)
+    for content in (b"first", b"second"):
+        write_atomically(last, content)
+        keep_as(last, previous)
+    write_atomically(last, b"third")
+    assert (previous.read_bytes(), last.read_bytes()) == (b"second", b"third")
+    assert files_under(tmp_path) == ["last", "previous"]
+
+
+@pytest.mark.parametrize(("number", "matters"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)])
+def test_file_systems_that_do_not_flush_folders_are_written_to(tmp_path, monkeypatch, number, matters):
+    flush = os.fsync
+
+    def only_files(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    if matters:
+        with pytest.raises(OSError, match="error"):
+            write_atomically(tmp_path / "file", b"content")
+    else:
+        write_atomically(tmp_path / "file", b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
+def test_equal_tensors_and_facts_are_equal_bytes(run):
+    """safetensors' own order of metadata differs from call to call."""
+    facts = {name: name * 3 for name in ("shapes", "parameters", "é", "b", "a")}
+    tensors = {"U": torch.arange(6.0).view(2, 3), "b": torch.ones(1)}
+    contents = {tensor_file(tensors, facts) for _ in range(20)}
+    assert len(contents) == 1
+    write_atomically(run.directions, contents.pop())
+    with safe_open(run.directions, framework="pt") as file:
+        assert file.metadata() == facts
+        assert file.get_tensor("U").tolist() == [[0, 1, 2], [3, 4, 5]]
+        assert file.get_tensor("b").tolist() == [1]
 
 
 def test_target_round_trip(run):

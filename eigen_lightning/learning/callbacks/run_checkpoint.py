@@ -1,6 +1,5 @@
 """Saves the run so that it goes on as if it had never stopped."""
 
-import os
 import time
 from typing import Any
 
@@ -16,6 +15,7 @@ from eigen_lightning.learning.callbacks.evaluation import run_folder_of
 from eigen_lightning.run import random_state, tensorboard_series
 from eigen_lightning.run.collectives import reduced
 from eigen_lightning.run.errors import UserError
+from eigen_lightning.run.folder import keep_as
 from eigen_lightning.run.metrics_csv import MetricsCSV
 from eigen_lightning.run.stop_signals import Stopped, StopSignals
 
@@ -112,10 +112,7 @@ class RunCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         last = run_folder_of(trainer).last_checkpoint
         if trainer.is_global_zero and last.exists():
-            link = last.with_name(".previous.ckpt.partial")
-            link.unlink(missing_ok=True)
-            os.link(last, link)
-            link.replace(last.with_name("previous.ckpt"))
+            keep_as(last, last.with_name("previous.ckpt"))
         self._between_batches = True
         trainer.save_checkpoint(last)
         self._between_batches = False

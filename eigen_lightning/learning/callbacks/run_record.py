@@ -1,12 +1,14 @@
 """What identifies a run and what it found: manifest.json and directions.safetensors."""
 
+import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import time
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +32,40 @@ PACKAGES = (
     "safetensors",
 )
 
+ROOT, PACKAGE = Path(__file__).resolve().parents[3], __name__.partition(".")[0]
 
-def git_revision() -> str | None:
-    """The revision of the package's checkout, with ``-dirty`` where files differ; None outside a checkout."""
-    folder = Path(__file__).parent
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip() or None
+
+def git_revision(root: Path = ROOT) -> str | None:
+    """The revision of the package's own checkout, with ``-dirty`` where files differ; None where it is in none.
+
+    A virtual environment may lie in another project's checkout, whose revision says nothing about this package.
+
+    Args:
+        root: the folder that holds the package.
+    """
+    git = shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        return None
+    # A hook's git hands its repository on.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def answer(*command: str) -> str:
+        done = subprocess.run(
+            [git, *command], cwd=root, env=environment, capture_output=True, encoding="utf-8", check=False
+        )
+        return done.stdout.strip()
+
+    if not answer("ls-files", PACKAGE):
+        return None
+    return answer("describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*") or None
+
+
+def installed_version(name: str) -> str | None:
+    """A package's version; None where it is imported from a folder without being installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 class RunRecord(Callback):
@@ -98,6 +122,6 @@ class RunRecord(Callback):
             "data_fingerprint": data.fingerprint(),
             "devices": {"type": module.device.type, "count": trainer.world_size, "threads": torch.get_num_threads()},
             "git_revision": git_revision(),
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            "versions": {"python": platform.python_version(), **{name: installed_version(name) for name in PACKAGES}},
         }
         run.write_json(run.manifest, manifest)

@@ -18,13 +18,16 @@ from eigen_lightning.analysis.controls import (
     principal_directions,
     random_directions,
 )
+from eigen_lightning.analysis.label_figures import groups_of, labels_of
 from eigen_lightning.analysis.language import reading
-from eigen_lightning.analysis.recovery import recovery
+from eigen_lightning.analysis.recovery import Recovery, recovery
+from eigen_lightning.analysis.structure import structure
 from eigen_lightning.curvature import LinearizedBatch
 from eigen_lightning.data.epoch_batches import EpochBatches
 from eigen_lightning.learning.callbacks.evaluation import run_folder_of
 from eigen_lightning.learning.callbacks.tensorboard import add_scorecard
 from eigen_lightning.learning.callbacks.top_examples import describe
+from eigen_lightning.learning.random_network import RandomNetwork
 from eigen_lightning.run.collectives import reduced
 from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.seeding import run_seed
@@ -35,20 +38,30 @@ ORDER = (
     "selectivity",
     "uniqueness",
     "mmcs",
-    "steepness",
-    "train_steepness",
-    "interference",
-    "explained_curvature",
+    "normalized_steepness",
+    "normalized_steepness_low",
+    "normalized_steepness_high",
+    "train_normalized_steepness",
+    "explained_by_labels",
+    "explained_by_labels_low",
+    "explained_by_labels_high",
     "token_purity",
     "previous_token_purity",
     "distinct_leading_tokens",
     "distinct_leading_contexts",
+    "first_singular_share",
+    "head_share",
+    "explained_curvature",
+    "interference",
+    "steepness",
+    "train_steepness",
+    "largest_sample_share",
     "dead",
     "duplicates",
 )
 """The figures in the order a person reads them."""
 
-COLUMNS = ("learned", "random", "pca", "oracle")
+COLUMNS = ("learned", "random", "pca", "oracle", "random_network")
 
 
 class Scorecard(Callback):
@@ -57,8 +70,13 @@ class Scorecard(Callback):
 
     Args:
         every_n_epochs: how often while training; null judges once, when training ends.
-        random_draws: sets of random directions that the random control is the mean of.
+        random_draws: sets of random directions that the random control is the mean of; fewer where there are many
+            directions.
         train_samples: training samples that the principal directions are learned, and train figures measured, on.
+        max_evaluations: directions (controls included) times samples that one set of samples is judged with at most;
+            with many directions fewer samples are judged, and intervals grow.
+        random_network: learn as many directions on the target with its parameters drawn anew and judge them there:
+            what they reach is due to architecture and samples, not to training.
         values_per_feature: samples of each feature that the true directions come from.
         n_examples: top samples a direction that token purity is measured on.
 
@@ -73,6 +91,8 @@ class Scorecard(Callback):
         train_samples: int = 4096,
         values_per_feature: int = 20,
         n_examples: int = 20,
+        max_evaluations: int = 2**21,
+        random_network: bool = False,
     ) -> None:
         given = {
             "every_n_epochs": every_n_epochs,
@@ -80,6 +100,7 @@ class Scorecard(Callback):
             "train_samples": train_samples,
             "values_per_feature": values_per_feature,
             "n_examples": n_examples,
+            "max_evaluations": max_evaluations,
         }
         for name, value in given.items():
             if value is not None and value < 1:
@@ -89,6 +110,8 @@ class Scorecard(Callback):
         self.train_samples = train_samples
         self.values_per_feature = values_per_feature
         self.n_examples = n_examples
+        self.max_evaluations = max_evaluations
+        self.random_network = random_network
         self._controls: dict[str, Tensor] | None = None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -124,46 +147,37 @@ class Scorecard(Callback):
     def judge(self, trainer: Trainer, module: Any, directions: Float[Tensor, "K P"]) -> dict[str, Any]:
         """The content of scorecard.json, from U."""
         data = trainer.datamodule  # type: ignore[attr-defined]
+        self._draws = max(1, min(self.random_draws, 256 // len(directions)))
         features = self._features(module)
         if self._controls is None:
             self._controls = self._make_controls(trainer, module, features, directions)
         sets = {"learned": directions, **self._controls}
-        heldout = scorecard.judge(self._heldout(trainer, module), sets, self.n_examples)
-        bases = {f"basis of {name}": scorecard.orthonormal_basis(rows_) for name, rows_ in sets.items()}
-        train = scorecard.judge(self._train(trainer, module), {**sets, **bases}, self.n_examples)
-        principal = float(train["basis of pca"].statistics.mean.sum())
-        truth = sets.get("oracle")
-        figures: dict[str, dict[str, Any]] = {}
-        recovered = None
-        for name, judged in heldout.items():
-            figures[name] = judged.scalars()
-            figures[name]["train_steepness"] = train[name].statistics.steepness
-            captured = float(train[f"basis of {name}"].statistics.mean.sum())
-            figures[name]["explained_curvature"] = captured / principal
-            if truth is not None and features is not None:
-                by_feature = scorecard.mean_by_feature(module.linearizer, sets[name], features)
-                found = recovery(sets[name], truth, by_feature)
-                figures[name].update(found.scalars())
-                recovered = found if name == "learned" else recovered
-            top = describe(judged.top, data.evaluation_sets["heldout"])
-            if "token_id" in top[0][0]:
-                figures[name].update(reading(top))
-        draws = [figures.pop(f"random {draw}") for draw in range(self.random_draws)]
-        random, spread = scorecard.mean_and_spread(draws)
-        ordered = {
+        count = self._affordable(sum(map(len, sets.values())))
+        heldout = scorecard.judge(self._heldout(trainer, module, count), sets, self.n_examples)
+        bases = {name: scorecard.orthonormal_basis(sets[name]) for name in sets if name != "pca"}
+        on_train = {**sets, **{f"basis of {name}": rows for name, rows in bases.items()}}
+        count = self._affordable(sum(map(len, on_train.values())))
+        train = scorecard.judge(self._train(trainer, module, count), on_train, self.n_examples)
+        figures = self._figures(data, module, sets, heldout, train)
+        labels = labels_of(data, heldout, train)
+        for name, of_set in labels.figures.items():
+            figures[name].update(of_set)
+        principal = float(train["pca"].statistics.mean.sum())
+        for name in sets:
+            spanned = train["pca" if name == "pca" else f"basis of {name}"]
+            figures[name]["explained_curvature"] = float(spanned.statistics.mean.sum()) / principal
+        recovered = self._recovery(module, sets, features, figures)
+        draws = [figures.pop(f"random {draw}") for draw in range(self._draws)]
+        figures["random"], spread = scorecard.mean_and_spread(draws)
+        if self.random_network:
+            figures["random_network"] = self._on_random_network(trainer, module)
+        card: dict[str, Any] = {
             column: {name: figures[column][name] for name in ORDER if name in figures[column]}
-            for column in ("learned", "pca", "oracle")
+            for column in COLUMNS
             if column in figures
         }
-        card: dict[str, Any] = {
-            "learned": ordered["learned"],
-            "random": {name: random[name] for name in ORDER if name in random},
-            "pca": ordered["pca"],
-        }
-        if "oracle" in ordered:
-            card["oracle"] = ordered["oracle"]
         card["random_spread"] = {name: spread[name] for name in ORDER if name in spread}
-        card["random_draws"] = self.random_draws
+        card["random_draws"] = self._draws
         card["n_directions"], card["n_parameters"] = directions.shape
         if recovered is not None:
             card["features"] = recovered.features
@@ -173,6 +187,8 @@ class Scorecard(Callback):
                     module.target.feature_names, recovered.partner.tolist(), recovered.cosine.tolist(), strict=True
                 )
             ]
+        card["labels"] = labels.of_learned
+        card["structure"] = structure(directions, module.target.space.shape_of, module.target.heads()).to_json()
         card["health"] = asdict(heldout["learned"].health)
         card["samples"] = {
             "heldout": heldout["learned"].statistics.n_samples,
@@ -180,6 +196,58 @@ class Scorecard(Callback):
         }
         card["epoch"], card["step"] = trainer.current_epoch, trainer.global_step
         return card
+
+    def _figures(
+        self, data: Any, module: Any, sets: dict[str, Tensor], heldout: dict[str, Any], train: dict[str, Any]
+    ) -> dict[str, dict[str, Any]]:
+        """What every set of directions is judged by, whatever the target."""
+        samples = data.evaluation_sets["heldout"]
+        group = groups_of(samples, heldout["learned"].normalized.sample_id)
+        train_group = groups_of(data.train_set, train["learned"].normalized.sample_id)
+        figures = {}
+        for name, judged in heldout.items():
+            there = train[name].normalized.steepness(train[name].rows, train_group)
+            figures[name] = {
+                **judged.scalars(group),
+                "train_steepness": train[name].statistics.steepness,
+                "train_normalized_steepness": float(there.value),
+                **structure(sets[name], module.target.space.shape_of, module.target.heads()).means(),
+            }
+            top = describe(judged.top, samples)
+            if top[0] and "token_id" in top[0][0]:
+                figures[name].update(reading(top))
+        return figures
+
+    def _recovery(
+        self, module: Any, sets: dict[str, Tensor], features: list[Tensor] | None, figures: dict[str, dict[str, Any]]
+    ) -> Recovery | None:
+        """Add the figures of recovery where the truth is known; returns the learned directions'."""
+        if features is None:
+            return None
+        recovered = {
+            name: recovery(
+                directions, sets["oracle"], scorecard.mean_by_feature(module.linearizer, directions, features)
+            )
+            for name, directions in sets.items()
+        }
+        for name, of_set in recovered.items():
+            figures[name].update(of_set.scalars())
+        return recovered["learned"]
+
+    def _affordable(self, rows: int) -> int:
+        """How many samples, positions counted, are judged along so many directions."""
+        return max(1, self.max_evaluations // rows)
+
+    def _on_random_network(self, trainer: Trainer, module: Any) -> dict[str, Any]:
+        """The figures of as many directions learned on the target with random parameters, judged there."""
+        control = RandomNetwork(module, run_seed())
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        sets = {"learned": control.directions}
+        count = self._affordable(len(control.directions))
+        heldout = scorecard.judge(self._heldout(trainer, control, count), sets, self.n_examples)
+        train = scorecard.judge(self._train(trainer, control, count), sets, self.n_examples)
+        figures = self._figures(data, module, sets, heldout, train)["learned"]
+        return {**figures, **labels_of(data, heldout, train).figures.get("learned", {})}
 
     # ------------------------------------------------------------------------------------------------- controls
 
@@ -197,13 +265,15 @@ class Scorecard(Callback):
         block = size if size <= DENSE_UP_TO else max(min(principal, OVERSAMPLING), -(-principal // 3))
         start = random_directions(block, size, seed, self.random_draws).to(like)
 
+        # A sweep multiplies a block, and about as many sweeps are needed as make four times K rows.
+        count = self._affordable(4 * principal)
+
         def passes() -> Iterator[LinearizedBatch]:
-            for _, linearized in self._train(trainer, module):
+            for _, linearized in self._train(trainer, module, count):
                 yield linearized
 
         controls = {
-            f"random {draw}": random_directions(n_directions, size, seed, draw).to(like)
-            for draw in range(self.random_draws)
+            f"random {draw}": random_directions(n_directions, size, seed, draw).to(like) for draw in range(self._draws)
         }
         controls["pca"] = principal_directions(passes, principal, start, lambda tensor: reduced(tensor, "mean"))[0]
         if features is not None:
@@ -212,8 +282,14 @@ class Scorecard(Callback):
 
     # -------------------------------------------------------------------------------------------------- samples
 
-    def _train(self, trainer: Trainer, module: Any) -> Iterator[tuple[Any, LinearizedBatch]]:
-        """The first training samples of epoch 0, whole batches, the same whenever asked for."""
+    def _train(self, trainer: Trainer, module: Any, most: int) -> Iterator[tuple[Any, LinearizedBatch]]:
+        """The first training samples of epoch 0, whole batches, the same whenever asked for.
+
+        Args:
+            trainer: with the data.
+            module: what linearizes them.
+            most: samples, positions counted, after which no further batch is taken.
+        """
         data = trainer.datamodule  # type: ignore[attr-defined]
         samples = data.train_set
         order = EpochBatches(
@@ -225,19 +301,25 @@ class Scorecard(Callback):
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )
-        seen = 0
+        seen, counted = 0, 0
         for key in order:
             batch = trainer.strategy.batch_to_device(samples[key], module.device)
-            yield batch, module.linearize(batch, samples)
+            linearized = module.linearize(batch, samples)
+            yield batch, linearized
             seen += order.batch_size
-            if seen >= self.train_samples:
+            counted += linearized.n_samples * trainer.world_size
+            if seen >= self.train_samples or counted >= most:
                 return
 
-    def _heldout(self, trainer: Trainer, module: Any) -> Iterator[tuple[Any, LinearizedBatch]]:
-        data = trainer.datamodule  # type: ignore[attr-defined]
+    def _heldout(self, trainer: Trainer, module: Any, most: int) -> Iterator[tuple[Any, LinearizedBatch]]:
+        data, counted = trainer.datamodule, 0  # type: ignore[attr-defined]
         for batch in data.test_dataloader():
             batch = trainer.strategy.batch_to_device(batch, module.device)
-            yield batch, module.linearize(batch, data.evaluation_sets["heldout"])
+            linearized = module.linearize(batch, data.evaluation_sets["heldout"])
+            yield batch, linearized
+            counted += linearized.n_samples * trainer.world_size
+            if counted >= most:
+                return
 
 
 def table(card: dict[str, Any]) -> Table:

@@ -27,10 +27,10 @@ class Summary(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         run = run_folder_of(trainer)
-        if not trainer.is_global_zero or not run.top_examples.exists():
+        if not trainer.is_global_zero or not run.manifest.exists():
             return
         console = Console()
-        for table in tables(run, self.n_examples):
+        for table in tables(run, self.n_examples) if run.top_examples.exists() else []:
             console.print(table)
         if run.scorecard.exists():
             console.print(scorecard.table(json.loads(run.scorecard.read_text(encoding="utf-8"))))

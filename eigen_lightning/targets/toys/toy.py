@@ -19,6 +19,7 @@ class ToyTarget(Target):
         feature_names: what each feature is called, in order.
     """
 
+    check = False
     n_inputs: int
     feature_names: list[str]
 

@@ -147,7 +147,7 @@ def board_of_64(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     folder = tmp_path_factory.mktemp("board")
     logger = TensorBoardLogger(folder, name="", version="tensorboard")
     callbacks = [Interference(request.param), TopExamples(), Scorecard(random_draws=1, train_samples=512), Health()]
-    fit(folder, *callbacks, Cards(), TensorBoard(), directions=64, samples=1024, starts=None, logger=logger)
+    fit(folder, *callbacks, Cards(), TensorBoard(), directions=64, samples=1024, start=None, logger=logger)
     return request.param, EventAccumulator(logger.log_dir).Reload().Tags()
 
 

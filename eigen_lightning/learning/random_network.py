@@ -1,0 +1,74 @@
+"""As many directions learned on the target with random parameters: what architecture and samples do alone."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from eigen_lightning.curvature import Chunk, LinearizedBatch, Linearizer, Scale, TraceNormalization
+from eigen_lightning.directions import Coverage, Start
+from eigen_lightning.directions.polar import unit
+from eigen_lightning.directions.start import choose
+from eigen_lightning.run.collectives import gathered, reduced
+from eigen_lightning.run.seeding import derive_seed
+
+if TYPE_CHECKING:
+    from eigen_lightning.learning.module import SparseEigendecomposition
+
+SWEEPS = 10
+"""Coverage steps on all samples of the start, where the trained network's directions see the stream."""
+
+
+class RandomNetwork:
+    """The control: linearizes batches and has directions, as the module of the trained network does.
+
+    Attributes:
+        device: of the module it is the control of.
+        directions: learned on the random network, ``[K, P]``.
+    """
+
+    def __init__(self, module: "SparseEigendecomposition", seed: int) -> None:
+        self.device = module.device
+        self._exponent = module.exponent
+        target = module.target.randomized(derive_seed(seed, "random network")).to(module.device)
+        data = module.trainer.datamodule  # type: ignore[attr-defined]
+        settings = module.start_settings or Start()
+        size = min(data.batch_size, len(data.train_set))
+        self._inputs = [
+            data.train_set.batch(0, part).inputs.to(module.device)
+            for part in torch.arange(min(max(settings.samples, size), len(data.train_set))).split(size)
+            if len(part) == size
+        ][module.trainer.global_rank :: module.trainer.world_size]
+        normalization = module.normalization or TraceNormalization()
+        self.linearizer = Linearizer.prepare(
+            target, module.divergence, self._inputs[0], traces=normalization, chunk=Chunk(module.chunk.rows),
+            n_directions=module.n_directions, seed=derive_seed(seed, "probes"),
+        )  # fmt: skip
+        self._metrics = [self.linearizer(inputs).metric for inputs in self._inputs]
+        traces = [self.linearizer(*each).trace.flatten() for each in zip(self._inputs, self._metrics, strict=True)]
+        self._traces = [trace.view(inputs.shape[0], -1) for trace, inputs in zip(traces, self._inputs, strict=True)]
+        self.scale = Scale.fit(normalization, torch.cat(gathered(torch.cat(traces))).sort().values)
+        like = self.linearizer.origin
+        rows = choose(self, module.n_directions, len(like), like, settings, self._exponent, seed).rows
+        for _ in range(SWEEPS):
+            total = torch.zeros_like(rows, dtype=torch.float64)
+            for _, batch in self.passes():
+                total += batch.value_and_gradient(rows, Coverage(self._exponent))[1]
+            rows = unit(reduced(total, "sum").to(rows), otherwise=rows)
+        self.directions = rows
+
+    def passes(self) -> Iterable[tuple[Tensor, LinearizedBatch]]:
+        """See :class:`eigen_lightning.directions.start.StartSamples`."""
+        for inputs, metric, trace in zip(self._inputs, self._metrics, self._traces, strict=True):
+            linearized = self.linearizer(inputs, metric)
+            yield (
+                inputs,
+                self.linearizer(inputs, metric, trace.view(linearized.outputs.shape[:-1])).scaled_by(self.scale),
+            )
+
+    def linearize(self, batch: Any, samples: Any = None) -> LinearizedBatch:
+        """Further inputs, or a batch of samples: unscaled for judging, scaled for the start."""
+        if isinstance(batch, Tensor):
+            return self.linearizer(batch).scaled_by(self.scale)
+        return self.linearizer(batch.inputs)
