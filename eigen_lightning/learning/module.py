@@ -274,6 +274,8 @@ class SparseEigendecomposition(LightningModule):
         )
         return [stage1] if self.make_stage2 is None else [stage1, self.make_stage2([self.U])]
 
+    # Lightning's own default for tests and predictions leaves torch nothing to differentiate with.
+    @torch.inference_mode(False)
     def _prepare(self) -> None:
         """Move the target to this module's device and choose how it is linearized there."""
         self.target.to(self.device)

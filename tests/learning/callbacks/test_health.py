@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from torch.optim import Adam
 
 from eigen_lightning.analysis.health import Health as Found
-from eigen_lightning.learning import PolarAscent
+from eigen_lightning.directions import PolarAscent
 from eigen_lightning.learning.callbacks import Health
 from eigen_lightning.learning.callbacks.health import start_anew
 from eigen_lightning.run.errors import UserError

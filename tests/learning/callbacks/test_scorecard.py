@@ -55,7 +55,7 @@ def test_directions_that_span_everything_explain_everything(tmp_path: Path) -> N
     """What counts is the space that directions span, however unevenly they do: fifteen random ones in P = 15."""
     callback = Scorecard(random_draws=1, train_samples=512)
     module = fit(tmp_path, callback, directions=15, samples=512)
-    card = callback.judge(module.trainer, module, module.whole_directions())
+    card = callback.judge(module.trainer, module, module.U.detach())
     for name in ("learned", "random", "pca"):
         assert card[name]["explained_curvature"] == pytest.approx(1, abs=1e-4)
 
