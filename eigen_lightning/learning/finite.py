@@ -1,7 +1,7 @@
 """Stops a run at the first number that is not finite, with what is needed to look into it."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Float
@@ -14,21 +14,19 @@ from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.folder import write_atomically
 
 
-def check_finite(
-    gradient: Float[Tensor, "K P"],
+def raise_not_finite(
     d: Float[Tensor, "K batch *positions"],
     batch: Batch,
     U: Float[Tensor, "K P"],
     folder: Path,
     when: str,
-) -> None:
+) -> NoReturn:
     """Refuse a gradient, reduced over ranks, that is not finite: U and the last checkpoint are left as they are.
 
     What is not finite on one rank is not finite in the reduced gradient of all, so that all stop at the same step.
     Each rank that has a part in it writes its batch to ``offending_batch.rank<r>.safetensors``, with U and d2D.
 
     Args:
-        gradient: what is about to be stepped with.
         d: of this rank's samples.
         batch: this rank's.
         U: the directions.
@@ -38,8 +36,6 @@ def check_finite(
     Raises:
         UserError: naming sample, position, direction, rank and step.
     """
-    if gradient.isfinite().all():
-        return
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     rank = torch.distributed.get_rank() if distributed else 0
     # Where d2D itself is finite, its power in the objective may not be.
