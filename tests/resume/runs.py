@@ -26,7 +26,7 @@ def tms(**options: Any) -> dict[str, Any]:
         "model": {
             "target": {"class_path": "TMSTarget"},
             "n_directions": 5,
-            "starts": {"count": 2, "steps": 3, "samples": 64},
+            "start": {"steps": 3, "samples": 64},
             "normalization": {"power": 0.5},
         },
         "data": {"class_path": "TMS", "init_args": data},
@@ -44,7 +44,7 @@ def xor(**options: Any) -> dict[str, Any]:
             "n_directions": 3,
             "stage1": adam,
             "stage2": adam,
-            "starts": None,
+            "start": None, "objective": "steepness",
             "normalization": {"power": 0.0},
         },
         "data": {"class_path": "XOR", "init_args": {"batch_size": 8, "samples_per_epoch": 80, **options}},
@@ -67,7 +67,7 @@ def text(source: str, model: str, **options: Any) -> dict[str, Any]:
         "model": {
             "target": {"class_path": "Transformer", "init_args": target},
             "n_directions": 3,
-            "starts": {"count": 1, "steps": 1, "samples": 4},
+            "start": {"steps": 1, "samples": 4},
             "normalization": {"power": 0.5, "probes": 2},
         },
         "data": {"class_path": "TinyStories", "init_args": data},
