@@ -46,13 +46,13 @@ class Kinds:
         source = self.folder / ("stories.txt" if kind == "file" else "hub")
         return runs.text(str(source), str(model), **options)
 
-    def finished(self, kind: str, ranks: int = 1, strategy: tuple[str, ...] = ("ddp",), **options: Any) -> Path:
-        key = (kind, ranks, strategy, tuple(options.items()))
+    def finished(self, kind: str, ranks: int = 1, **options: Any) -> Path:
+        key = (kind, ranks, tuple(options.items()))
         if key not in self._finished:
             self._whole += 1
             folder = self.fresh(f"whole-{kind}-{self._whole}", kind if ranks > 1 or options else None)
             args = runs.arguments(self.config(kind, **options), folder)
-            CommandProcess(args, folder.with_suffix(".log"), ranks, strategy=strategy).succeed()
+            CommandProcess(args, folder.with_suffix(".log"), ranks).succeed()
             self._finished[key] = folder
         return self._finished[key]
 
@@ -74,10 +74,8 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Kinds:
 def start(kinds: Kinds) -> Callable[..., CommandProcess]:
     """Start or go on with a run of a kind in a folder."""
 
-    def begin(
-        kind: str, folder: Path, *more: str, ranks: int = 1, strategy: tuple[str, ...] = ("ddp",), **options: Any
-    ) -> CommandProcess:
+    def begin(kind: str, folder: Path, *more: str, ranks: int = 1, **options: Any) -> CommandProcess:
         args = runs.arguments(kinds.config(kind, **options), folder, "--ckpt_path", "last", *more)
-        return CommandProcess(args, folder.with_suffix(".log"), ranks, strategy=strategy)
+        return CommandProcess(args, folder.with_suffix(".log"), ranks)
 
     return begin

@@ -33,13 +33,12 @@ class CommandProcess:
         address: str = "127.0.0.1",
         port: int | None = None,
         hosts: int = 1,
-        strategy: Sequence[str] = ("ddp",),
     ) -> None:
         self.log = log
         self.codes: list[int] = []
         port = port or free_port()
         if ranks > 1:
-            args = [*args, "--trainer.devices", str(ranks // hosts), "--trainer.strategy", *strategy]
+            args = [*args, "--trainer.devices", str(ranks // hosts), "--trainer.strategy", "ddp"]
             args += ["--trainer.num_nodes", str(hosts)]
         self.pids = [self._fork(list(args), rank, ranks, hosts, prepare, address, port) for rank in range(ranks)]
 
