@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from eigen_lightning.run.console import is_quiet
-from eigen_lightning.run.ranks import this_rank
 
 PATIENCE = 2.0
 """Seconds without a bar: shorter work needs none."""
@@ -22,6 +21,9 @@ class Waiting:
     """
 
     def __init__(self, description: str, total: int | None) -> None:
+        # Not above: it would load Lightning, which looking at a finished run does without.
+        from eigen_lightning.run.ranks import this_rank
+
         console = Console(stderr=True)
         self._progress = Progress(
             SpinnerColumn(),
