@@ -1,15 +1,18 @@
 """A decomposition in one call, and what of it the command line shares."""
 
+import json
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer, seed_everything
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
@@ -18,6 +21,7 @@ from torch import nn
 
 from eigen_lightning.api.run import Run
 from eigen_lightning.curvature import Divergence
+from eigen_lightning.data import SampleStream
 from eigen_lightning.data.loader import as_stream
 from eigen_lightning.learning import SparseEigendecomposition
 from eigen_lightning.learning.callbacks import (
@@ -36,9 +40,10 @@ from eigen_lightning.learning.callbacks import (
 from eigen_lightning.run.checkpoint_io import AtomicCheckpointIO
 from eigen_lightning.run.console import quiet_libraries
 from eigen_lightning.run.errors import UserError
-from eigen_lightning.run.folder import RunFolder
+from eigen_lightning.run.folder import RunFolder, write_atomically
 from eigen_lightning.run.lock import RunLock
 from eigen_lightning.run.metrics_csv import MetricsCSV
+from eigen_lightning.run.recipe import is_plain
 from eigen_lightning.targets import Network, Target
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -49,6 +54,8 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     # The scorecard's controls take gradients when testing ends.
     "inference_mode": False,
 }
+
+DEFAULT_CALLBACKS: tuple[type[Callback], ...] = (Interference, TopExamples, Scorecard, Health)
 
 MANY_RUNS = 10_000
 
@@ -157,7 +164,7 @@ def fit(
                     "plugins": [AtomicCheckpointIO()],
                     **(trainer or {}),
                     "callbacks": with_finishing_callbacks(
-                        [Interference(), TopExamples(), Scorecard(), Health()] if callbacks is None else callbacks,
+                        [kind() for kind in DEFAULT_CALLBACKS] if callbacks is None else callbacks,
                         checkpointing=True,
                         report=report,
                         quiet=quiet,
@@ -165,10 +172,58 @@ def fit(
                     ),
                 }
             )
+            # What is written after the old results are set aside, and stays only where the run trains.
+            config = configuration(target, stream, n_directions, divergence, model_options, seed, max_epochs)
+            made.callbacks.append(_Configuration(config))
             made.fit(module, datamodule=stream, ckpt_path=checkpoint, weights_only=True)
     finally:
         lock.release()
     return Run(run, target, module.divergence)
+
+
+def configuration(
+    target: Target,
+    stream: SampleStream,
+    n_directions: Any,
+    divergence: str | Divergence | None,
+    model_options: Mapping[str, Any],
+    seed: int,
+    max_epochs: int,
+) -> dict[str, Any] | None:
+    """What the command line repeats a run by; None where a configuration cannot hold it, as with a module."""
+    recipes = {"target": target.recipe(), "data": stream.recipe()}
+    options = {
+        "n_directions": n_directions,
+        "divergence": divergence,
+        **{name: asdict(value) if is_dataclass(value) else value for name, value in model_options.items()},  # type: ignore[arg-type]
+    }
+    if any(recipe.pop("missing") for recipe in recipes.values()) or not is_plain(options):
+        return None
+    return json.loads(
+        json.dumps(
+            {
+                "seed_everything": seed,
+                "model": {"target": recipes["target"], **options},
+                "data": recipes["data"],
+                "trainer": {
+                    "max_epochs": max_epochs,
+                    "callbacks": [{"class_path": kind.__name__} for kind in DEFAULT_CALLBACKS],
+                },
+            }
+        )
+    )
+
+
+class _Configuration(Callback):
+    """Writes ``config.yaml`` when a fit starts."""
+
+    def __init__(self, config: dict[str, Any] | None) -> None:
+        self.config = config
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.config is not None and trainer.is_global_zero:
+            content = yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
+            write_atomically(RunFolder(trainer.default_root_dir).config, content.encode())
 
 
 def _target_of(

@@ -1,7 +1,6 @@
 """What a target is: a trained network, seen as a function of the parameters chosen in it."""
 
 import hashlib
-import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,9 +15,10 @@ from eigen_lightning.curvature.divergence import Divergence
 from eigen_lightning.curvature.parameters import ParameterSpace
 from eigen_lightning.curvature.readout import Readout
 from eigen_lightning.run.folder import RunFolder
+from eigen_lightning.run.recipe import Remembering
 
 
-class Target(ABC):
+class Target(Remembering, ABC):
     """A trained network whose parameter space is to be decomposed.
 
     A new target writes :meth:`network_with_weights`; one that has to be trained first also :meth:`prepare`. The
@@ -31,7 +31,6 @@ class Target(ABC):
         check: whether curvature is compared with the true divergence before training.
         static_graph: whether no shape, index or branch of the network depends on values, so that a trace of it may
             serve all batches of a shape.
-        arguments: what it was made with, by name.
         network: the network in evaluation mode, frozen; there after :meth:`load`.
         space: the chosen parameters; there after :meth:`load`.
     """
@@ -39,16 +38,8 @@ class Target(ABC):
     default_divergence: str | Divergence = "mse"
     check: bool = True
     static_graph: bool = False
-    arguments: dict[str, Any]
     network: nn.Module
     space: ParameterSpace
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Target":
-        """Note what it is made with, so that a run folder can say how to make it again."""
-        made = super().__new__(cls)
-        bound = inspect.signature(cls.__init__).bind_partial(made, *args, **kwargs).arguments
-        made.arguments = dict(list(bound.items())[1:])
-        return made
 
     def __init__(self, parameters: Sequence[str]) -> None:
         self.patterns = tuple(parameters)
@@ -116,18 +107,6 @@ class Target(ABC):
         """What the manifest tells of where the weights come from; for a trained target, of its training."""
         return run.read_target()[1] if run.target.exists() else {}
 
-    def recipe(self) -> dict[str, Any]:
-        """How to make this target again: its class and those of its arguments that JSON can hold.
-
-        ``missing`` names those that it cannot hold, such as a module.
-        """
-        init_args = {name: value for name, value in self.arguments.items() if _is_plain(value)}
-        return {
-            "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
-            "init_args": init_args,
-            "missing": [name for name in self.arguments if name not in init_args],
-        }
-
     def fingerprint(self) -> str:
         """SHA-256 over the configuration and the chosen parameters' bytes, as hexadecimal."""
         digest = hashlib.sha256(json.dumps(self.config(), sort_keys=True).encode())
@@ -139,12 +118,3 @@ class Target(ABC):
         """Move the network; returns the target itself."""
         self.network.to(device=device, dtype=dtype)
         return self
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether JSON can hold a value."""
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _is_plain(each) for key, each in value.items())
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, str | int | float)

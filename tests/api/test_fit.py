@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import eigen_lightning as el
+from eigen_lightning.cli.main import main
 from eigen_lightning.curvature import Divergence
 from eigen_lightning.learning.callbacks import Interference, TopExamples
 from eigen_lightning.run.errors import UserError
@@ -289,3 +290,12 @@ def test_a_recipe_is_json(run: el.Run) -> None:
     assert recipe["class_path"] == "eigen_lightning.targets.network.Network"
     assert recipe["missing"] == ["module"]
     assert recipe["init_args"]["parameters"] == ["3.*"]
+
+
+def test_a_run_of_the_packages_own_parts_is_repeated_by_its_configuration(tmp_path: Path) -> None:
+    target, data = el.TMSTarget(features=5, hidden=2), el.TMS(batch_size=256, samples_per_epoch=1024)
+    made = el.fit(target, data, n_directions=5, run_dir=tmp_path / "one", max_epochs=1, report=False, exponent=2.0)
+    again = tmp_path / "again"
+    main(["fit", "--config", str(made.folder.config), "--run_dir", str(again), "--quiet", "--report", "false"])
+    assert torch.equal(el.load(again).U, made.U)
+    assert el.load(again).manifest["data_fingerprint"] == made.manifest["data_fingerprint"]
