@@ -12,6 +12,7 @@ from eigen_lightning.analysis.health import first_non_finite
 from eigen_lightning.data.stream import Batch
 from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.folder import write_atomically
+from eigen_lightning.run.tensor_tree import TensorTree
 
 
 def raise_not_finite(
@@ -46,7 +47,9 @@ def raise_not_finite(
         torch.distributed.all_gather_object(of_ranks, mine)
     first = next((each for each in of_ranks if each is not None), None)
     if mine is not None or (first is None and rank == 0):
-        tensors = {"inputs": batch.inputs, "sample_id": batch.sample_id, "curvature": d, "U": U}
+        parts = batch.inputs.parts if isinstance(batch.inputs, TensorTree) else (batch.inputs,)
+        inputs = {f"inputs{number or ''}": part for number, part in enumerate(parts)}
+        tensors = {**inputs, "sample_id": batch.sample_id, "curvature": d, "U": U}
         content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         write_atomically(folder / f"offending_batch.rank{rank}.safetensors", content)
     raise UserError(

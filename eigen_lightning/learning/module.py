@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -229,6 +229,25 @@ class SparseEigendecomposition(LightningModule):
     predict_step = test_step
 
     # ---------------------------------------------------------------------------------------------- life cycle
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What writes manifest and directions, where the trainer has none yet: every run leaves a folder to load."""
+        from eigen_lightning.learning.callbacks.run_record import RunRecord
+
+        has_one = any(isinstance(callback, RunRecord) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        return [] if has_one else [RunRecord()]
+
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> "SparseEigendecomposition":  # type: ignore[override]
+        """Refused: a checkpoint holds what resuming needs, and not the target.
+
+        Raises:
+            UserError: with what to call instead.
+        """
+        raise UserError(
+            "expected a run's folder, got a checkpoint, which does not hold the target: call eigen_lightning.load("
+            "run_dir), with model=... for a network of your own; to go on training, trainer.fit(..., ckpt_path=...)"
+        )
 
     @property
     def run_folder(self) -> RunFolder:
