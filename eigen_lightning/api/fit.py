@@ -146,6 +146,8 @@ def fit(
             "resume=True, replace it with overwrite=True, or choose another run_dir"
         )
     checkpoint = str(run.last_checkpoint) if resume and run.last_checkpoint.exists() else None
+    chosen = [kind() for kind in DEFAULT_CALLBACKS] if callbacks is None else list(callbacks)
+    config = configuration(target, stream, n_directions, divergence, model_options, seed, max_epochs)
     lock = RunLock(run.path)
     lock.acquire()
     try:
@@ -164,7 +166,7 @@ def fit(
                     "plugins": [AtomicCheckpointIO()],
                     **(trainer or {}),
                     "callbacks": with_finishing_callbacks(
-                        [kind() for kind in DEFAULT_CALLBACKS] if callbacks is None else callbacks,
+                        [*chosen, _Configuration(config)],
                         checkpointing=True,
                         report=report,
                         quiet=quiet,
@@ -172,9 +174,6 @@ def fit(
                     ),
                 }
             )
-            # What is written after the old results are set aside, and stays only where the run trains.
-            config = configuration(target, stream, n_directions, divergence, model_options, seed, max_epochs)
-            made.callbacks.append(_Configuration(config))  # type: ignore[attr-defined]
             made.fit(module, datamodule=stream, ckpt_path=checkpoint, weights_only=True)
     finally:
         lock.release()
