@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from eigen_lightning.curvature.divergence import Divergence
 from eigen_lightning.curvature.linearize import Network
+from eigen_lightning.curvature.memory import is_out_of_memory
+from eigen_lightning.curvature.products import exact_kernels
 from eigen_lightning.run.errors import UserError
 
 SPAN = (1e-4, 1.0)
@@ -77,8 +78,14 @@ def moved_outputs(
         return result if samples.position is None else result.flatten(1, -2)[rows, samples.position]
 
     def finished(part: Tensor) -> Tensor:
-        with sdpa_kernel(SDPBackend.MATH):
-            result = vmap(at)(part.to(origin))
+        with exact_kernels():
+            try:
+                result = vmap(at)(part.to(origin))
+            # What torch raises where an operation cannot be batched: recurrent layers, boolean masks.
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
+                result = torch.stack([at(delta) for delta in part.to(origin)])
         return (result if readout is None else readout(result)).double()
 
     with torch.no_grad():
@@ -87,7 +94,7 @@ def moved_outputs(
             outputs = finished(deltas[start : start + at_once])
             yield outputs
             start += len(outputs)
-            width = samples.inputs.shape[1] if readout is None and samples.position is not None else 1
+            width = samples.inputs[:1].numel() if readout is None and samples.position is not None else 1
             at_once = max(1, OUTPUTS_AT_ONCE // (outputs[0].numel() * width))
 
 

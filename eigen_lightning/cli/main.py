@@ -14,30 +14,19 @@ import yaml
 from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
 
 import eigen_lightning.data
 import eigen_lightning.targets
+from eigen_lightning.api.fit import TRAINER_DEFAULTS, loggers_of, with_finishing_callbacks
 from eigen_lightning.cli import configuration
 from eigen_lightning.learning import SparseEigendecomposition
-from eigen_lightning.learning.callbacks import (
-    Cards,
-    Interventions,
-    PredictionWriter,
-    ReportWriter,
-    RunCheckpoint,
-    RunRecord,
-    Summary,
-    TensorBoard,
-)
+from eigen_lightning.learning.callbacks import PredictionWriter
 from eigen_lightning.run.checkpoint_io import AtomicCheckpointIO, last_good
 from eigen_lightning.run.console import set_up_console
 from eigen_lightning.run.errors import UserError, causes, disk_error
 from eigen_lightning.run.folder import RunFolder, write_atomically
 from eigen_lightning.run.lock import RunLock
-from eigen_lightning.run.metrics_csv import MetricsCSV
 from eigen_lightning.run.output import tolerant_output
 from eigen_lightning.run.ranks import check_scheduler, settle_rank, this_rank
 
@@ -161,24 +150,16 @@ class EigenLightningCLI(LightningCLI):
             # Looking again at a finished run adds nothing to its curves.
             kwargs["logger"] = False
         elif config.logger is None or config.logger is True:
-            board = TensorBoardLogger(run.path, name="", version=run.tensorboard.name)
-            kwargs["logger"] = [board, MetricsCSV(run.metrics)]
+            kwargs["logger"] = loggers_of(run)
         if config.enable_progress_bar is None:
             kwargs["enable_progress_bar"] = not quiet and sys.stdout.isatty()
-        callbacks = list(config.callbacks or [])
-        checkpointing = config.enable_checkpointing is not False
-        if checkpointing and not any(isinstance(callback, RunCheckpoint) for callback in callbacks):
-            callbacks.append(RunCheckpoint())
-        callbacks.append(RunRecord())
-        if self.subcommand == "predict":
-            callbacks.append(PredictionWriter())
-        if self.subcommand == "fit" and self._get(self.config_init, "report"):
-            callbacks += [Cards(), Interventions(), TensorBoard(), ReportWriter()]
-        if not quiet:
-            callbacks.append(Summary())
-            if kwargs.get("enable_progress_bar", config.enable_progress_bar):
-                callbacks.append(RichProgressBar(leave=False))
-        kwargs["callbacks"] = callbacks
+        kwargs["callbacks"] = with_finishing_callbacks(
+            [*(config.callbacks or []), *([PredictionWriter()] if self.subcommand == "predict" else [])],
+            checkpointing=config.enable_checkpointing is not False,
+            report=self.subcommand == "fit" and self._get(self.config_init, "report"),
+            quiet=quiet,
+            progress_bar=kwargs.get("enable_progress_bar", config.enable_progress_bar),
+        )
         configuration.check_trainer_options(config)
         check_scheduler()
         kwargs["plugins"] = [*(config.plugins or []), AtomicCheckpointIO()]
@@ -284,14 +265,7 @@ def run(args: Sequence[str]) -> None:
         save_config_callback=SaveConfig,
         parser_class=Parser,
         seed_everything_default=0,
-        trainer_defaults={
-            "use_distributed_sampler": False,
-            "num_sanity_val_steps": 0,
-            "log_every_n_steps": 10,
-            "enable_model_summary": False,
-            # The scorecard's controls take gradients when testing ends.
-            "inference_mode": False,
-        },
+        trainer_defaults=TRAINER_DEFAULTS,
         auto_configure_optimizers=False,
         args=list(args),
     )

@@ -12,6 +12,9 @@ from torch import Tensor
 from eigen_lightning.curvature.memory import Chunk
 from eigen_lightning.curvature.scale import Scale
 
+MANY = 2**16
+"""Directions at a time where memory does not matter."""
+
 
 class Objective(Protocol):
     """A function of d2D whose gradient by the directions is wanted."""
@@ -62,8 +65,8 @@ class LinearizedBatch:
             return self.known_trace
         total = torch.zeros(self.outputs.shape[:-1], dtype=self.probes.dtype, device=self.outputs.device)
         with torch.no_grad():
-            for rows in self.chunk.split(len(self.probes)):
-                total += self.quadratic(self.push(self.probes[rows])).sum(0)
+            for part in self.probes.split(self.chunk.rows or MANY):
+                total += self.quadratic(self.push(part)).sum(0)
         return total * (self.probes.shape[1] / self.probes.shape[0])
 
     @cached_property
@@ -71,7 +74,11 @@ class LinearizedBatch:
         """What the scale divides each sample's d2D by, ``[*samples]``."""
         if self.scale is None:
             return 1.0
-        return self.scale.divisor(None if self.scale.power == 0 else self.trace)
+        common = self.scale.mean ** (1 - self.scale.power)
+        if self.scale.power == 0:
+            return common
+        trace = self.trace if self.known_trace is None else self.known_trace
+        return trace.clamp_min(self.scale.floor) ** self.scale.power * common
 
     def scaled_by(self, scale: Scale | None) -> "LinearizedBatch":
         """The same samples, d2D in another scale."""
@@ -84,12 +91,14 @@ class LinearizedBatch:
         Unit: divergence per squared length in parameter space.
         """
 
-        return self.chunk.within_memory(lambda: self._d2D(U))
-
-    @torch.no_grad()
-    def _d2D(self, U: Tensor) -> Tensor:  # noqa: N802
-        parts = self.chunk.split(len(U))
-        return torch.cat([self.quadratic(self.push(U[rows].to(self.probes))) for rows in parts])
+        while True:
+            try:
+                with torch.no_grad():
+                    return torch.cat(
+                        [self.quadratic(self.push(part)) for part in U.to(self.probes).split(self.chunk.rows or MANY)]
+                    )
+            except RuntimeError as error:
+                self.chunk.halve_after(error)
 
     def scaled(self, U: Float[Tensor, "K P"]) -> Float[Tensor, "K *samples"]:
         """d2D in the scale of the losses."""
@@ -108,23 +117,29 @@ class LinearizedBatch:
             objective: of scaled d2D.
         """
 
-        def attempt() -> tuple[Tensor, Tensor]:
-            parts = self.chunk.split(len(U))
-            everything = None if objective.rowwise or len(parts) == 1 else self._d2D(U) / self.divisor
-            values, gradients = [], []
-            for rows in parts:
-                leaf = U[rows].detach().to(self.probes).requires_grad_()
-                with torch.enable_grad():
-                    d = self.quadratic(self.push(leaf)) / self.divisor
-                    cotangent = objective.cotangent(d.detach() if everything is None else everything, rows)
-                    gradients.append(torch.autograd.grad(d, leaf, cotangent)[0])
-                values.append(d.detach())
-            return torch.cat(values), torch.cat(gradients)
+        while True:
+            try:
+                return self._value_and_gradient(U, objective)
+            except RuntimeError as error:
+                self.chunk.halve_after(error)
 
-        return self.chunk.within_memory(attempt)
+    def _value_and_gradient(self, U: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+        parts = U.detach().to(self.probes).split(self.chunk.rows or MANY)
+        everything = None if objective.rowwise or len(parts) == 1 else self.scaled(U)
+        values, gradients, first = [], [], 0
+        for part in parts:
+            rows = slice(first, first + len(part))
+            with torch.enable_grad():
+                leaf = part.clone().requires_grad_()
+                d = self.quadratic(self.push(leaf)) / self.divisor
+                cotangent = objective.cotangent(d.detach() if everything is None else everything, rows)
+                gradients.append(torch.autograd.grad(d, leaf, cotangent)[0])
+            values.append(d.detach())
+            first += len(part)
+        return torch.cat(values), torch.cat(gradients)
 
     def cross(self, U: Float[Tensor, "K P"]) -> Float[Tensor, "K K *samples"]:
         """``u_k^T H(x) u_l`` of every pair, by polarization; its diagonal is :meth:`d2D`. Memory: K^2 x samples."""
         with torch.no_grad():
-            t = torch.cat([self.push(U[rows].to(self.probes)) for rows in self.chunk.split(len(U))])
+            t = torch.cat([self.push(part) for part in U.to(self.probes).split(self.chunk.rows or MANY)])
             return torch.stack([(self.quadratic(t + each) - self.quadratic(t - each)) / 4 for each in t])

@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eigen_lightning.curvature.batch import LinearizedBatch
+from eigen_lightning.curvature.batch import MANY, LinearizedBatch
 from eigen_lightning.curvature.divergence import Divergence, check_divergence
 from eigen_lightning.curvature.memory import Chunk
 from eigen_lightning.curvature.nested import nested_quadratic
 from eigen_lightning.curvature.parameters import ParameterSpace
 from eigen_lightning.curvature.products import Function, PlainProducts, Products, products_for
 from eigen_lightning.curvature.readout import Readout, check_readout, has_pull_back, pulled_back_metric
-from eigen_lightning.curvature.scale import TraceNormalization
+from eigen_lightning.curvature.scale import Scale, TraceNormalization
 from eigen_lightning.curvature.static_graph import TracedProducts
 from eigen_lightning.run.errors import UserError
 
@@ -57,6 +57,7 @@ class Linearizer:
         function: from flat weights and inputs to outputs, or with ``readout`` to the tensor before it.
         products: how ``J u`` is computed.
         readout: what the metric of the outputs is pulled back through; None evaluates outputs.
+        origin: W0 of the chosen parameters as one vector, float32 at least.
         probes: see :class:`LinearizedBatch`.
         chunk: how many directions are evaluated at a time.
     """
@@ -67,6 +68,7 @@ class Linearizer:
     function: Function
     products: PlainProducts | TracedProducts
     readout: Readout | None
+    origin: Float[Tensor, " P"]
     probes: Float[Tensor, "m P"]
     chunk: Chunk
 
@@ -123,12 +125,7 @@ class Linearizer:
         if network.static_graph and method == "gauss_newton" and isinstance(products, PlainProducts):
             products = TracedProducts.trace(products, origin, inputs, chunk.rows or n_directions)
         probes = traces.probe_directions(len(origin), origin, seed)
-        return cls(network, divergence, method, function, products, found, probes, chunk)
-
-    @property
-    def origin(self) -> Float[Tensor, " P"]:
-        """W0 of the chosen parameters as one vector, float32 at least."""
-        return _at_least_float32(self.network.space.flatten(self.network.weights))
+        return cls(network, divergence, method, function, products, found, origin, probes, chunk)
 
     @property
     def has_costly_parts(self) -> bool:
@@ -136,7 +133,11 @@ class Linearizer:
         return self.readout is not None or len(self.probes) < self.probes.shape[1]
 
     def __call__(
-        self, inputs: Tensor, metric: Tensor | None = None, trace: Float[Tensor, "*samples"] | None = None
+        self,
+        inputs: Tensor,
+        metric: Tensor | None = None,
+        trace: Float[Tensor, "*samples"] | None = None,
+        scale: Scale | None = None,
     ) -> LinearizedBatch:
         """Linearize a batch.
 
@@ -144,11 +145,12 @@ class Linearizer:
             inputs: what the network takes.
             metric: of :attr:`LinearizedBatch.metric` where it was computed before.
             trace: of :attr:`LinearizedBatch.trace` where it was computed before.
+            scale: of the losses, see :meth:`LinearizedBatch.scaled`.
         """
         origin = self.origin
         if self.method == "nested":
             outputs, quadratic = nested_quadratic(self.function, self.divergence, origin, inputs)
-            return LinearizedBatch(outputs, lambda u: u, quadratic, self.probes, self.chunk, trace)
+            return LinearizedBatch(outputs, lambda u: u, quadratic, self.probes, self.chunk, trace, scale)
         products = self.products(origin, inputs)
         outputs = products.outputs
         if self.readout is not None:
@@ -160,10 +162,12 @@ class Linearizer:
             def by_metric(t: Tensor) -> Tensor:
                 return (torch.einsum("k...i,...ij->k...j", t, through) * t).sum(-1)
 
-            return LinearizedBatch(outputs, products.push, by_metric, self.probes, self.chunk, trace, metric=metric)
+            return LinearizedBatch(
+                outputs, products.push, by_metric, self.probes, self.chunk, trace, scale, metric=metric
+            )
         size = len(origin)
         if len(self.probes) == size and size * outputs.numel() <= WRITTEN_OUT:
-            return self._written_out(products, trace)
+            return self._written_out(products, trace, scale)
         return LinearizedBatch(
             outputs,
             products.push,
@@ -171,13 +175,14 @@ class Linearizer:
             self.probes,
             self.chunk,
             trace,
+            scale,
         )
 
-    def _written_out(self, products: Products, trace: Tensor | None) -> LinearizedBatch:
+    def _written_out(self, products: Products, trace: Tensor | None, scale: Scale | None) -> LinearizedBatch:
         """The batch's Jacobian as one matrix; where H_out is diagonal, without outputs that no parameter moves."""
         outputs, samples = products.outputs, products.outputs.shape[:-1]
         with torch.no_grad():
-            parts = [products.push(self.probes[rows]) for rows in self.chunk.split(len(self.probes))]
+            parts = [products.push(part) for part in self.probes.split(self.chunk.rows or MANY)]
         jacobian = torch.cat(parts).flatten(1)
         diagonal = self.divergence.diagonal(outputs)
         if diagonal is None:
@@ -197,12 +202,8 @@ class Linearizer:
             if trace is None:
                 trace = quadratic(jacobian).sum(0)
         return LinearizedBatch(
-            outputs, lambda u: u @ jacobian, quadratic, self.probes, Chunk(MANY), trace, written_out=True
+            outputs, lambda u: u @ jacobian, quadratic, self.probes, Chunk(MANY), trace, scale, written_out=True
         )
-
-
-MANY = 2**16
-"""Directions at a time where a product is one matrix product."""
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

@@ -3,14 +3,12 @@
 import logging
 import os
 from collections.abc import Callable
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 log = logging.getLogger(__name__)
-Result = TypeVar("Result")
 
 CACHE_BYTES = 2 * 2**20
 """On a CPU, tangents of a chunk beyond this fall out of the cache, and each direction takes longer."""
@@ -51,21 +49,12 @@ class Chunk:
         chunks = max(1, round(n_directions / max(1, min(rows, MAX_ROWS))))
         self.rows = -(-n_directions // chunks)
 
-    def split(self, count: int) -> list[slice]:
-        """Slices of at most ``rows`` of ``count`` directions."""
-        size = self.rows or count
-        return [slice(first, min(first + size, count)) for first in range(0, count, size)]
-
-    def within_memory(self, attempt: Callable[[], Result]) -> Result:
-        """What ``attempt`` returns; where memory runs out, with half the directions at a time from here on."""
-        while True:
-            try:
-                return attempt()
-            except RuntimeError as error:
-                if not is_out_of_memory(error) or self.rows is None or self.rows == 1:
-                    raise
-            self.rows = self.rows // 2
-            log.warning("out of memory: %d directions are evaluated at a time from here on", self.rows)
+    def halve_after(self, error: RuntimeError) -> None:
+        """Evaluate half the directions at a time from here on, where memory ran out; any other error is raised."""
+        if not is_out_of_memory(error) or self.rows is None or self.rows == 1:
+            raise error
+        self.rows = self.rows // 2
+        log.warning("out of memory: %d directions are evaluated at a time from here on", self.rows)
 
 
 class _Widest(TorchDispatchMode):

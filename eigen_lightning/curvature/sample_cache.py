@@ -10,6 +10,7 @@ from torch import Tensor
 
 from eigen_lightning.curvature.batch import LinearizedBatch
 from eigen_lightning.curvature.linearize import Linearizer
+from eigen_lightning.curvature.scale import Scale
 from eigen_lightning.run.waiting import Waiting
 
 
@@ -69,14 +70,14 @@ class SampleCache:
                 self._trace[indices] = trace
                 waiting.reach(int(indices[-1]) + 1)
 
-    def linearize(self, inputs: Tensor, sample_id: Int[Tensor, " batch"]) -> LinearizedBatch:
+    def linearize(
+        self, inputs: Tensor, sample_id: Int[Tensor, " batch"], scale: Scale | None = None
+    ) -> LinearizedBatch:
         """A batch of the set's samples."""
         indices = (sample_id - self.samples.first_id).cpu()
+        metric = None if self._metric is None else _unpack(self._metric[indices].to(inputs.device))
         trace = None if self._trace is None else self._trace[indices].to(inputs.device)
-        return self._linearizer(inputs, self._unpacked(indices, inputs.device), trace)
-
-    def _unpacked(self, indices: Tensor, device: torch.device) -> Tensor | None:
-        return None if self._metric is None else _unpack(self._metric[indices].to(device))
+        return self._linearizer(inputs, metric, trace, scale)
 
 
 class _Allocator:

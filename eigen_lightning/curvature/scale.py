@@ -88,8 +88,3 @@ class Scale:
         rank = 1 + int(normalization.floor_quantile * (len(positive) - 1))
         floor = float(positive.kthvalue(rank).values)
         return cls(normalization.power, floor, float(traces.double().mean()))
-
-    def divisor(self, traces: Float[Tensor, "*samples"] | None) -> Tensor | float:
-        """What d2D is divided by; ``traces`` may be None where the power is 0."""
-        common = self.mean ** (1 - self.power)
-        return common if traces is None else traces.clamp_min(self.floor) ** self.power * common

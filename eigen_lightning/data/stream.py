@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from eigen_lightning.data.epoch_batches import EpochBatches, resumed_position
 from eigen_lightning.run.errors import UserError
+from eigen_lightning.run.recipe import Remembering
 from eigen_lightning.run.seeding import run_seed
 
 
@@ -110,7 +111,7 @@ class ResumableLoader(DataLoader):
         pass
 
 
-class SampleStream(LightningDataModule, ABC):
+class SampleStream(Remembering, LightningDataModule, ABC):
     """The samples of a run: one training set, evaluation sets by name, and loaders over them.
 
     A new stream writes :meth:`sample_sets` and :meth:`identity`. Its loaders yield :class:`Batch`. Resuming from a

@@ -87,21 +87,17 @@ class PolarAscent(Optimizer):
         """One ascent step of every matrix that has a gradient."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is not None:
-                    self._ascend(param, -param.grad, group)
+            for param in (each for each in group["params"] if each.grad is not None):
+                ascent, state = -param.grad, self.state[param]
+                if group["shift"] or (group["orthonormal"] and len(param) > param.shape[1]):
+                    ascent = ascent + torch.linalg.vector_norm(ascent, dim=-1, keepdim=True) * param
+                if not state:
+                    state["average"] = ascent.clone()
+                else:
+                    state["average"].lerp_(ascent, 1 - group["momentum"])
+                average = state["average"]
+                param.copy_(polar(average) if group["orthonormal"] else unit(average, otherwise=param))
         return loss
-
-    def _ascend(self, param: Tensor, ascent: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[param]
-        if group["shift"] or (group["orthonormal"] and len(param) > param.shape[1]):
-            ascent = ascent + torch.linalg.vector_norm(ascent, dim=-1, keepdim=True) * param
-        if not state:
-            state["average"] = ascent.clone()
-        else:
-            state["average"].lerp_(ascent, 1 - group["momentum"])
-        average = state["average"]
-        param.copy_(polar(average) if group["orthonormal"] else unit(average, otherwise=param))
 
     def keeps_orthonormal(self, param: Float[Tensor, "K P"]) -> bool:
         """Whether all rows of a matrix are held orthonormal to each other, so that no two can interfere."""

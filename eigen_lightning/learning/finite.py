@@ -1,7 +1,7 @@
 """Stops a run at the first number that is not finite, with what is needed to look into it."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Float
@@ -12,23 +12,22 @@ from eigen_lightning.analysis.health import first_non_finite
 from eigen_lightning.data.stream import Batch
 from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.folder import write_atomically
+from eigen_lightning.run.tensor_tree import TensorTree
 
 
-def check_finite(
-    gradient: Float[Tensor, "K P"],
+def raise_not_finite(
     d: Float[Tensor, "K batch *positions"],
     batch: Batch,
     U: Float[Tensor, "K P"],
     folder: Path,
     when: str,
-) -> None:
+) -> NoReturn:
     """Refuse a gradient, reduced over ranks, that is not finite: U and the last checkpoint are left as they are.
 
     What is not finite on one rank is not finite in the reduced gradient of all, so that all stop at the same step.
     Each rank that has a part in it writes its batch to ``offending_batch.rank<r>.safetensors``, with U and d2D.
 
     Args:
-        gradient: what is about to be stepped with.
         d: of this rank's samples.
         batch: this rank's.
         U: the directions.
@@ -38,8 +37,6 @@ def check_finite(
     Raises:
         UserError: naming sample, position, direction, rank and step.
     """
-    if gradient.isfinite().all():
-        return
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     rank = torch.distributed.get_rank() if distributed else 0
     # Where d2D itself is finite, its power in the objective may not be.
@@ -50,7 +47,9 @@ def check_finite(
         torch.distributed.all_gather_object(of_ranks, mine)
     first = next((each for each in of_ranks if each is not None), None)
     if mine is not None or (first is None and rank == 0):
-        tensors = {"inputs": batch.inputs, "sample_id": batch.sample_id, "curvature": d, "U": U}
+        parts = batch.inputs.parts if isinstance(batch.inputs, TensorTree) else (batch.inputs,)
+        inputs = {f"inputs{number or ''}": part for number, part in enumerate(parts)}
+        tensors = {**inputs, "sample_id": batch.sample_id, "curvature": d, "U": U}
         content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         write_atomically(folder / f"offending_batch.rank{rank}.safetensors", content)
     raise UserError(

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -17,6 +17,7 @@ from eigen_lightning.curvature import (
     LinearizedBatch,
     Linearizer,
     SampleCache,
+    Scale,
     TraceNormalization,
     divergence_named,
 )
@@ -27,7 +28,7 @@ from eigen_lightning.directions.losses import InterferenceForm
 from eigen_lightning.directions.start import FEATURE_GAIN
 from eigen_lightning.learning import start_stage
 from eigen_lightning.learning.checkpoint_state import KEY, Learned, check_same
-from eigen_lightning.learning.finite import check_finite
+from eigen_lightning.learning.finite import raise_not_finite
 from eigen_lightning.learning.precision import in_float32
 from eigen_lightning.run.collectives import reduced
 from eigen_lightning.run.errors import UserError
@@ -134,86 +135,84 @@ class SparseEigendecomposition(LightningModule):
         self.cache_bytes = int(cache_gib * 2**30)
         self.linearizer: Linearizer | None = None
         self.learned: Learned | None = None
-        self.caches: dict[str, SampleCache] = {}
+        self.caches: dict[str, SampleCache | None] = {}
+        self.has_stage2 = False
         self.register_parameter("U", None)
 
     # ---------------------------------------------------------------------------------------------- a batch
 
     @torch.no_grad()
-    @in_float32
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         assert self.learned is not None
-        samples = self.linearize(batch, self.trainer.datamodule.train_set).scaled_by(self.learned.scale)  # type: ignore[attr-defined]
-        stage1, *stage2 = self._optimizers()
-        d, ascent = samples.value_and_gradient(self.U, self.objective)
-        self._step(stage1, -reduced(ascent, "mean"), d, batch, 1, last=not self.has_stage2)
-        values = {"objective": self.objective.value(d), "steepness": Steepness().value(d)}
-        if self.has_stage2:
-            ranks = self.trainer.world_size
-            loss = Interference(self.interference_form, samples.n_samples * ranks, batch.inputs.numel() * ranks)
-            stale = d if self.stage2_curvature == "stale" else None
-            values["interference"], gradient = loss.value_and_gradient(
-                samples, self.U, stale, lambda tensor: reduced(tensor, "sum")
-            )
-            self._step((stage2 or [stage1])[0], gradient * self.interference_weight, d, batch, 2, last=True)
-        if (self.trainer.global_step) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        # Whatever the Trainer's precision: steepness is of fourth order in the tangents, of which bfloat16's 8 bits
+        # would leave 1e-3.
+        with torch.autocast(self.device.type, enabled=False):
+            samples = self.linearize(batch, self.trainer.datamodule.train_set, self.learned.scale)  # type: ignore[attr-defined]
+            d, ascent = samples.value_and_gradient(self.U, self.objective)
+            self._step(0, -reduced(ascent, "mean"), d, batch, last=not self.has_stage2)
+            values = {"steepness": Steepness().value(d)}
+            if self.has_stage2:
+                ranks = self.trainer.world_size
+                loss = Interference(self.interference_form, samples.n_samples * ranks, batch.inputs.numel() * ranks)
+                stale = d if self.stage2_curvature == "stale" else None
+                values["interference"], gradient = loss.value_and_gradient(
+                    samples, self.U, stale, lambda tensor: reduced(tensor, "sum")
+                )
+                self._step(-1, gradient * self.interference_weight, d, batch, last=True)
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log_dict({f"train/{name}": value for name, value in values.items()}, sync_dist=True)
 
-    @property
-    def objective(self) -> Coverage | Steepness:
-        """What stage 1 climbs."""
-        assert self.learned is not None
-        return (Coverage if self.learned.objective == "coverage" else Steepness)(self.learned.exponent)
-
-    @property
-    def has_stage2(self) -> bool:
-        """Whether interference is lowered: where it has a weight and rows are not orthonormal anyway."""
-        stage1 = self._optimizers()[0].optimizer
-        return self.interference_weight > 0 and not (
-            isinstance(stage1, PolarAscent) and stage1.keeps_orthonormal(self.U)
-        )
-
-    def _optimizers(self) -> list[Any]:
-        optimizers = self.optimizers()
-        return optimizers if isinstance(optimizers, list) else [optimizers]
-
-    def _step(self, optimizer: Any, gradient: Tensor, d: Tensor, batch: Batch, stage: int, last: bool) -> None:
-        when = f"stage {stage} of step {self.trainer.global_step}"
-        check_finite(gradient, d, batch, self.U, self.run_folder.checkpoints, when)
+    def _step(self, stage: int, gradient: Tensor, d: Tensor, batch: Batch, last: bool) -> None:
+        """Step with the optimizer of stage 1 (0) or 2 (-1), which may be one."""
+        if not gradient.isfinite().all():
+            when = f"stage {2 if stage else 1} of step {self.trainer.global_step}"
+            raise_not_finite(d, batch, self.U, self.run_folder.checkpoints, when)
         self.U.grad = gradient
         # Lightning counts each step of its own wrapper in global_step: only the last of a batch goes through it.
-        (optimizer if last else optimizer.optimizer).step()
-        if not isinstance(optimizer.optimizer, PolarAscent):
+        wrapped, optimizer = self.optimizers(use_pl_optimizer=last), self.trainer.optimizers[stage]
+        (wrapped[stage] if isinstance(wrapped, list) else wrapped).step()
+        if not isinstance(optimizer, PolarAscent):
             self.U.copy_(nn.functional.normalize(self.U, dim=-1))
+
+    def _begin(self, learned: Learned) -> None:
+        """Take what the start, or the checkpoint, decided."""
+        self.learned = learned
+        self.objective = (Coverage if learned.objective == "coverage" else Steepness)(learned.exponent)
+        stage1 = self.trainer.optimizers[0]
+        if self.make_stage1 is None:
+            stage1.param_groups[0]["orthonormal"] = learned.objective == "steepness"
+        # Orthonormal rows cannot interfere.
+        orthonormal = isinstance(stage1, PolarAscent) and stage1.keeps_orthonormal(self.U)
+        self.has_stage2 = self.interference_weight > 0 and not orthonormal
 
     # ---------------------------------------------------------------------------------------------- samples
 
-    def linearize(self, batch: Batch, samples: SampleSet | None = None) -> LinearizedBatch:
-        """A batch linearized at W0, d2D unscaled.
+    def linearize(self, batch: Batch, samples: SampleSet | None = None, scale: Scale | None = None) -> LinearizedBatch:
+        """A batch linearized at W0.
 
         Args:
             batch: inputs on this module's device.
             samples: the set they are of; what was computed of its samples before is used again.
+            scale: of the losses; None leaves d2D as it is.
         """
         assert self.linearizer is not None
-        if samples is not None and self._returns(samples):
-            return self._cache_of(samples).linearize(batch.inputs, batch.sample_id)
-        return self.linearizer(batch.inputs)
+        if samples is not None and samples.name not in self.caches:
+            self._cache(samples)
+        cache = None if samples is None else self.caches[samples.name]
+        if cache is None:
+            return self.linearizer(batch.inputs, scale=scale)
+        return cache.linearize(batch.inputs, batch.sample_id, scale)
 
-    def _returns(self, samples: SampleSet) -> bool:
-        """Whether what is computed of these samples is worth keeping."""
+    def _cache(self, samples: SampleSet) -> None:
+        """Compute what belongs to the samples of a set that returns, where it takes long; None stands for not."""
         assert self.linearizer is not None
-        once = samples is self.trainer.datamodule.train_set and self.trainer.max_epochs == 1  # type: ignore[attr-defined]
-        return samples.repeats and self.linearizer.has_costly_parts and not once
-
-    def _cache_of(self, samples: SampleSet) -> SampleCache:
-        assert self.linearizer is not None
-        cache = self.caches.get(samples.name)
-        if cache is None or cache.samples is not samples:
-            size = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
-            cache = SampleCache(self.linearizer, samples, size, self.device, memory_budget=self.cache_bytes)
-            self.caches[samples.name] = cache
-        return cache
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        once = samples is data.train_set and self.trainer.max_epochs == 1
+        self.caches[samples.name] = None
+        if samples.repeats and self.linearizer.has_costly_parts and not once:
+            self.caches[samples.name] = SampleCache(
+                self.linearizer, samples, data.batch_size, self.device, memory_budget=self.cache_bytes
+            )
 
     def d2D(self, batch: Batch, samples: SampleSet) -> Float[Tensor, "K batch *positions"]:  # noqa: N802
         """d2D of every direction on every sample of a batch, unscaled."""
@@ -230,6 +229,25 @@ class SparseEigendecomposition(LightningModule):
     predict_step = test_step
 
     # ---------------------------------------------------------------------------------------------- life cycle
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What writes manifest and directions, where the trainer has none yet: every run leaves a folder to load."""
+        from eigen_lightning.learning.callbacks.run_record import RunRecord
+
+        has_one = any(isinstance(callback, RunRecord) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        return [] if has_one else [RunRecord()]
+
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> "SparseEigendecomposition":  # type: ignore[override]
+        """Refused: a checkpoint holds what resuming needs, and not the target.
+
+        Raises:
+            UserError: with what to call instead.
+        """
+        raise UserError(
+            "expected a run's folder, got a checkpoint, which does not hold the target: call eigen_lightning.load("
+            "run_dir), with model=... for a network of your own; to go on training, trainer.fit(..., ckpt_path=...)"
+        )
 
     @property
     def run_folder(self) -> RunFolder:
@@ -310,15 +328,15 @@ class SparseEigendecomposition(LightningModule):
         if self.trainer.precision == "bf16-mixed":
             log.warning("bf16-mixed: curvature, losses and steps stay in float32, as bfloat16 would leave 1e-3 of them")
         if self.learned is not None:
+            self._begin(self.learned)
             return
         samples = start_stage.Samples(self)
         scale = samples.fit_scale(self.normalization)
-        self.learned = Learned(scale, "steepness" if self.objective_name == "steepness" else "coverage", self.exponent)
         if self.start_settings is not None:
-            self.learned = start_stage.start(self, samples, self.start_settings, scale)
-        stage1 = self._optimizers()[0].optimizer
-        if self.make_stage1 is None:
-            stage1.param_groups[0]["orthonormal"] = self.learned.objective == "steepness"
+            self._begin(start_stage.start(self, samples, self.start_settings, scale))
+            return
+        objective: Literal["coverage", "steepness"] = "coverage" if self.objective_name == "coverage" else "steepness"
+        self._begin(Learned(scale, objective, self.exponent))
 
     # ---------------------------------------------------------------------------------------------- checkpoints
 

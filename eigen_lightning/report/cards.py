@@ -9,13 +9,16 @@ from jaxtyping import Float
 from markupsafe import Markup
 
 from eigen_lightning.report import figures
-from eigen_lightning.report.text import level, number, ratio
+from eigen_lightning.report.text import level, number, one_line, ratio
 
 FEW_SAMPLES = 20
 """Samples below which a histogram says less than the list of them."""
 
 TOKENS_BEFORE, TOKENS_AFTER = 47, 16
 """Of a long window, how much is shown around the activating token."""
+
+MOST_BARS = 64
+"""Numbers of an input that are drawn as bars."""
 
 TOKENS_A_PAGE = 60_000
 """Shaded tokens on one page at most; the page stays below 5 MB."""
@@ -50,13 +53,14 @@ class Token:
 
 @dataclass(frozen=True)
 class Example:
-    """One top example: tokens, or the numbers of a toy input as bars."""
+    """One top example: tokens, or the numbers of a toy input as bars, or an image as PNG in base64."""
 
     value: str
     width: int
     tokens: list[Token] = field(default_factory=list)
     bars: Markup = field(default_factory=Markup)
     numbers: str = ""
+    png: str = ""
 
 
 @dataclass
@@ -186,10 +190,21 @@ def _examples(examples: list[dict[str, Any]], contexts: list[dict[str, Any]], bu
             tokens = _plain_tokens(example) if context is None else _shaded(context, top, budget)
             shown.append(Example(value, width, tokens=tokens))
         else:
-            numbers = "[" + ", ".join(number(v) for v in example["input"]) + "]"
-            drawn = figures.bars(example["input"], largest_input) if len(example["input"]) > 2 else Markup("")
-            shown.append(Example(value, width, bars=drawn, numbers=numbers))
+            shown.append(_numbers(example, value, width, largest_input))
     return shown
+
+
+def _numbers(example: dict[str, Any], value: str, width: int, largest_input: float) -> Example:
+    """An example that is no text: a few numbers as bars, an image, a series, or a line that sums it up."""
+    given = example.get("input", [])
+    if given and len(given) <= MOST_BARS:
+        label = f" ({example['label']})" if "label" in example else ""
+        numbers = "[" + ", ".join(map(number, given)) + "]"
+        drawn = figures.bars(given, largest_input) if len(given) > 2 else Markup("")
+        return Example(value, width, bars=drawn, numbers=numbers + label)
+    series = example.get("values", given)
+    drawn = figures.series(series) if len(series) > 1 else Markup("")
+    return Example(value, width, bars=drawn, numbers=one_line(example), png=example.get("png", ""))
 
 
 def _plain_tokens(example: dict[str, Any]) -> list[Token]:
@@ -223,6 +238,11 @@ def _leader(examples: list[dict[str, Any]]) -> tuple[str | None, float | None]:
         return None, None
     if "token" in examples[0]:
         led = [example["token"] for example in examples[:20]]
+    elif "input" not in examples[0]:
+        # Labels are known for some data of a person's own; nothing else of it has a name.
+        led = [example["label"] for example in examples[:20] if "label" in example]
+        if not led:
+            return None, None
     elif len(examples[0]["input"]) > 2:
         led = [f"feature {int(np.abs(example['input']).argmax())}" for example in examples[:20]]
     else:

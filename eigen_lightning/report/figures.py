@@ -163,6 +163,18 @@ def bars(values: Sequence[float], largest: float) -> Markup:
     return _svg(len(values) * cell, height, Markup("").join(drawn), f"input [{numbers}]", "bars")
 
 
+def series(values: Sequence[float]) -> Markup:
+    """A series of numbers as a line."""
+    width, height = 220, 34
+    low, high = min(values), max(values)
+    points = [
+        (index / (len(values) - 1) * width, height - 2 - (value - low) / ((high - low) or 1.0) * (height - 4))
+        for index, value in enumerate(values)
+    ]
+    title = f"{len(values)} numbers, {number(low)} to {number(high)}"
+    return _svg(width, height, _path(points, "minus", title), title, "plot")
+
+
 def hidden_space(W: Float[np.ndarray, "2 features"], moved: Float[np.ndarray, "2 features"]) -> Markup:
     """A toy model's features as spokes of its hidden plane, and arrows for what a direction does to each."""
     side = 200

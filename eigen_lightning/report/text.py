@@ -2,6 +2,7 @@
 
 import math
 import unicodedata
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -48,6 +49,25 @@ def number(value: float | None, digits: int = 3) -> str:
         superscript = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
         return f"{mantissa}×10{superscript}"
     return text
+
+
+MOST_NUMBERS = 12
+"""Numbers of an input that stand on one line."""
+
+
+def one_line(example: dict[str, Any], digits: int = 3) -> str:
+    """What an example of ``top_examples.jsonl`` that is no text shows on one line: a few numbers, or a summary."""
+    if "input" in example:
+        values = example["input"]
+        if len(values) <= MOST_NUMBERS:
+            line = "[" + ", ".join(f"{value:.{digits}g}" for value in values) + "]"
+        else:
+            line = f"{len(values)} numbers, {min(values):.{digits}g} to {max(values):.{digits}g}"
+    else:
+        line = str(example.get("summary") or example.get("text") or "")
+    where = f" at {example['position']}" if example.get("position") else ""
+    label = f" ({example['label']})" if "label" in example else ""
+    return line + where + label
 
 
 def fixed(value: float) -> str:

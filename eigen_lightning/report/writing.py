@@ -112,7 +112,7 @@ def render(template: str, **values: Any) -> str:
     """Fill a template with the style and script inline, and a policy that lets nothing else run or load."""
     style, script = _asset("style.css"), _asset("script.js")
     policy = (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
     return (

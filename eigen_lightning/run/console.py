@@ -19,8 +19,12 @@ def set_up_console(debug: bool, quiet: bool = False) -> None:
     logger.handlers = [handler]
     logger.setLevel(logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO)
     logger.propagate = False
-    if debug:
-        return
+    if not debug:
+        quiet_libraries()
+
+
+def quiet_libraries() -> None:
+    """Let through only warnings of Lightning's that a person can act on."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # What these ask for is decided on purpose here: toy samples are made faster than workers pass them on, epochs

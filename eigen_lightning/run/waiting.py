@@ -5,7 +5,6 @@ import sys
 from tqdm import tqdm
 
 from eigen_lightning.run.console import is_quiet
-from eigen_lightning.run.ranks import this_rank
 
 PATIENCE = 2.0
 """Seconds without a bar: shorter work needs none."""
@@ -23,6 +22,9 @@ class Waiting(tqdm):
     monitor_interval = 0
 
     def __init__(self, description: str, total: int | None) -> None:
+        # Not above: it would load Lightning, which looking at a finished run does without.
+        from eigen_lightning.run.ranks import this_rank
+
         # Closed, a process has no stderr at all.
         terminal = sys.stderr is not None and sys.stderr.isatty()
         unwanted = not terminal or this_rank() != 0 or is_quiet()

@@ -16,9 +16,10 @@ from eigen_lightning.curvature.divergence import Divergence
 from eigen_lightning.curvature.parameters import ParameterSpace
 from eigen_lightning.curvature.readout import Readout
 from eigen_lightning.run.folder import RunFolder
+from eigen_lightning.run.recipe import Remembering
 
 
-class Target(ABC):
+class Target(Remembering, ABC):
     """A trained network whose parameter space is to be decomposed.
 
     A new target writes :meth:`network_with_weights`; one that has to be trained first also :meth:`prepare`. The

@@ -14,10 +14,10 @@ from eigen_lightning.analysis.controls import (
     random_directions,
 )
 from eigen_lightning.analysis.recovery import absolute_cosines, recovery
-from eigen_lightning.curvature import MSE, CurvatureOnBatch, GaussNewton
+from eigen_lightning.curvature import MSE, Chunk, LinearizedBatch, Linearizer
 from tests.networks import TMS, SmallNetwork, unit_rows
 
-SAMPLES, ROWS = 40, 4
+SAMPLES, AT_ONCE = 40, 4
 
 
 @pytest.fixture
@@ -40,21 +40,21 @@ def dense_mean_hessian(network: SmallNetwork, inputs: Tensor) -> Tensor:
     return torch.func.hessian(lambda weights: MSE().value(outputs(weights), reference).mean())(flat)
 
 
-def batches(network: SmallNetwork, inputs: Tensor, size: int) -> Iterable[object]:
-    curvature = GaussNewton(network, MSE())
-    return [curvature.at(part, ROWS) for part in inputs.split(size)]
+def batches(network: SmallNetwork, inputs: Tensor, size: int) -> Iterable[LinearizedBatch]:
+    linearizer = Linearizer.prepare(network, MSE(), inputs[:size], chunk=Chunk(AT_ONCE))
+    return [linearizer(part) for part in inputs.split(size)]
 
 
 def test_hessian_vector_products_are_the_dense_ones(network: SmallNetwork, inputs: Tensor) -> None:
     directions = unit_rows(6, 15)
-    product = mean_hessian_product(batches(network, inputs, 10), directions, ROWS)
+    product = mean_hessian_product(batches(network, inputs, 10), directions)
     torch.testing.assert_close(product, directions @ dense_mean_hessian(network, inputs), rtol=1e-9, atol=1e-12)
 
 
 def test_principal_directions_are_the_dense_top_eigenvectors(network: SmallNetwork, inputs: Tensor) -> None:
     values, vectors = torch.linalg.eigh(dense_mean_hessian(network, inputs))
     found, eigenvalues = principal_directions(
-        lambda: batches(network, inputs, 10), 3, unit_rows(6, 15), ROWS, tolerance=1e-14, max_sweeps=500
+        lambda: batches(network, inputs, 10), 3, unit_rows(6, 15), tolerance=1e-14, max_sweeps=500
     )
     torch.testing.assert_close(eigenvalues, values.flip(0)[:3], rtol=1e-7, atol=0)
     torch.testing.assert_close(absolute_cosines(found, vectors.flip(1).T[:3]).diagonal(), torch.ones(3).double())
@@ -63,11 +63,11 @@ def test_principal_directions_are_the_dense_top_eigenvectors(network: SmallNetwo
 def test_a_start_that_spans_everything_needs_one_sweep(network: SmallNetwork, inputs: Tensor) -> None:
     sweeps = []
 
-    def counted() -> Iterable[object]:
+    def counted() -> Iterable[LinearizedBatch]:
         sweeps.append(1)
         return batches(network, inputs, 10)
 
-    _, eigenvalues = principal_directions(counted, 15, torch.eye(15, dtype=torch.float64), ROWS)
+    _, eigenvalues = principal_directions(counted, 15, torch.eye(15, dtype=torch.float64))
     expected = torch.linalg.eigvalsh(dense_mean_hessian(network, inputs)).flip(0)
     torch.testing.assert_close(eigenvalues, expected, rtol=1e-9, atol=1e-12)
     assert len(sweeps) == 1
@@ -77,7 +77,7 @@ def test_ranks_together_see_the_whole(network: SmallNetwork, inputs: Tensor) -> 
     """The mean over ranks is taken of every product: with another rank's given, both find the whole's."""
     start, other = torch.eye(15, dtype=torch.float64), dense_mean_hessian(network, inputs[20:])
     _, eigenvalues = principal_directions(
-        lambda: batches(network, inputs[:20], 20), 15, start, ROWS, reduce=lambda mine: (mine + start @ other) / 2
+        lambda: batches(network, inputs[:20], 20), 15, start, reduce=lambda mine: (mine + start @ other) / 2
     )
     expected = torch.linalg.eigvalsh(dense_mean_hessian(network, inputs)).flip(0)
     torch.testing.assert_close(eigenvalues, expected, rtol=1e-9, atol=1e-12)
@@ -85,7 +85,7 @@ def test_ranks_together_see_the_whole(network: SmallNetwork, inputs: Tensor) -> 
 
 def test_oracle_is_each_features_top_eigenvector(network: SmallNetwork) -> None:
     features = [torch.eye(5, dtype=torch.float64)[f] * torch.linspace(0.1, 1, 10).double()[:, None] for f in range(5)]
-    found = oracle_directions(GaussNewton(network, MSE()), features, torch.zeros(1, dtype=torch.float64))
+    found = oracle_directions(Linearizer.prepare(network, MSE(), features[0]), features)
     for direction, inputs in zip(found, features, strict=True):
         top = torch.linalg.eigh(dense_mean_hessian(network, inputs))[1][:, -1]
         assert float((direction @ top).abs()) == pytest.approx(1, abs=1e-6)
@@ -119,14 +119,18 @@ def test_principal_directions_of_a_slowly_falling_spectrum(block: int) -> None:
     factor = vectors * (90 * values).sqrt()
     products = []
 
-    def batches() -> Iterable[CurvatureOnBatch]:
-        def evaluate(directions: Tensor) -> Tensor:
-            products.append(len(directions))
-            return (directions @ factor).square()
+    def push(directions: Tensor) -> Tensor:
+        products.append(len(directions))
+        return (directions @ factor).unsqueeze(-1)
 
-        return [CurvatureOnBatch(evaluate, ROWS)]
+    def quadratic(tangents: Tensor) -> Tensor:
+        return tangents.square().sum(-1)
 
-    found, eigenvalues = principal_directions(batches, 6, unit_rows(block, 90), ROWS, tolerance=1e-9)
+    def batches() -> Iterable[LinearizedBatch]:
+        none = torch.zeros(0, 90, dtype=torch.float64)
+        return [LinearizedBatch(torch.zeros(90, 1), push, quadratic, none, Chunk(AT_ONCE))]
+
+    found, eigenvalues = principal_directions(batches, 6, unit_rows(block, 90), tolerance=1e-9)
     torch.testing.assert_close(eigenvalues, values[:6], rtol=1e-7, atol=0)
     torch.testing.assert_close(absolute_cosines(found, vectors.T[:6]).diagonal(), torch.ones(6).double())
     assert WIDEST * 6 < sum(products) < 120

@@ -16,7 +16,7 @@ from eigen_lightning.analysis.intervention import (
     random_directions,
     steps,
 )
-from eigen_lightning.curvature import KL, MSE, GaussNewton
+from eigen_lightning.curvature import KL, MSE, Linearizer
 from eigen_lightning.run.errors import UserError
 from tests.networks import TMS, XOR, SmallNetwork, transformer_network, unit_rows
 
@@ -31,11 +31,7 @@ def toy(name: str) -> tuple[SmallNetwork, torch.Tensor]:
 
 
 def d2d(network: SmallNetwork, directions: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-    return GaussNewton(network, MSE()).at(inputs, len(directions))(directions)
-
-
-def traces(network: SmallNetwork, inputs: torch.Tensor) -> torch.Tensor:
-    return d2d(network, torch.eye(network.space.size, dtype=torch.float64), inputs).sum(0)
+    return Linearizer.prepare(network, MSE(), inputs)(inputs).d2D(directions)
 
 
 def test_steps_are_symmetric_and_span_the_predicted_divergences():
@@ -89,11 +85,12 @@ def test_a_random_direction_selects_nothing(name):
     """Geometric mean over many directions, the top samples being those of another direction."""
     network, inputs = toy(name)
     size = network.space.size
-    sensitivity = traces(network, inputs)
+    linearized = Linearizer.prepare(network, MSE(), inputs)(inputs)
+    sensitivity = linearized.trace
     generator = torch.Generator().manual_seed(0)
     logs = []
     for k, direction in enumerate(unit_rows(20, size)):
-        values = d2d(network, direction[None], inputs)[0]
+        values = linearized.d2D(direction[None])[0]
         top = values.topk(1 if name == "xor" else 20).indices
         random = equally_sensitive(sensitivity, sensitivity[top], 20, generator)
         controls = random_directions(4, size, k)

@@ -203,6 +203,42 @@ def test_derivatives_cut_inside_a_network_are_refused(module: nn.Module) -> None
         check_curvature(target, linearizer, inputs)
 
 
+class Renormed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(5, 4, max_norm=1.0), nn.Linear(4, 2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.embed(tokens)).mean(1))
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return 2 * gradient * ctx.saved_tensors[0]
+
+
+class OwnFunction(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return Square.apply(super().forward(x))  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize(
+    ("module", "inputs"),
+    [(Renormed(), torch.randint(5, (8, 3))), (OwnFunction(3, 2), torch.randn(8, 3))],
+)
+def test_parts_without_a_derivative_are_refused_in_one_line(module: nn.Module, inputs: Tensor) -> None:
+    target = Network(module)
+    target.load(RunFolder("nowhere"))
+    with pytest.raises(UserError, match=r"torch\.func can differentiate.*choose parameters behind it"):
+        Linearizer.prepare(target, divergence_named("mse"), inputs)
+
+
 def test_modules_that_functional_calls_cannot_take() -> None:
     with pytest.raises(UserError, match="ScriptModule"):
         Network(torch.jit.script(nn.Linear(2, 2)))

@@ -140,7 +140,7 @@ TABLE = [
     Bad("unknown curvature", ("newton",), fields(model__curvature="newton")),
     Bad("unknown optimizer", ("Adamm",), fields(model__stage2={"class_path": "torch.optim.Adamm"})),
     Bad("normalization power", ("power in [0, 1]", "got 2"), fields(model__normalization={"power": 2.0})),
-    Bad("no starts", ("starts.count >= 1",), fields(model__starts={"count": 0})),
+    Bad("no samples to start from", ("start.samples", "at least 1"), fields(model__start={"samples": 0})),
     Bad("momentum", ("momentum in [0, 1)", "1.5"), args=lambda _: ["--model.stage1.momentum", "1.5"]),
     Bad("seed is a word", ("seed_everything", "abc"), fields(seed_everything="abc")),
     Bad("epochs are a word", ("max_epochs", "many"), fields(trainer__max_epochs="many")),

@@ -18,7 +18,6 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 QUICK = [
     "--model.target.features=3",
     "--model.target.hidden=2",
-    "--data.features=3",
     "--model.n_directions=3",
     "--data.samples_per_epoch=512",
     "--data.batch_size=128",
@@ -75,7 +74,7 @@ def test_metrics_have_one_row_a_step(tms_run: RunFolder) -> None:
 
 def test_top_examples_are_true(tms_run: RunFolder) -> None:
     """d2D of each listed input, evaluated anew by nested products, is the value listed."""
-    from eigen_lightning.curvature import MSE, Nested
+    from eigen_lightning.curvature import MSE, Linearizer
     from eigen_lightning.targets import TMSTarget
 
     target = TMSTarget(features=3, hidden=2)
@@ -86,7 +85,8 @@ def test_top_examples_are_true(tms_run: RunFolder) -> None:
     for key in ("examples", "single_feature"):
         for line in lines:
             inputs = torch.tensor([example["input"] for example in line[key]])
-            values = Nested(target, MSE()).at(inputs, 1)(directions[[line["direction"]]])[0]
+            nested = Linearizer.prepare(target, MSE(), inputs, "nested")
+            values = nested(inputs).d2D(directions[[line["direction"]]])[0]
             listed = torch.tensor([example["value"] for example in line[key]])
             # Inputs are listed to four decimals.
             torch.testing.assert_close(values, listed, rtol=2e-3, atol=1e-3)
@@ -163,8 +163,8 @@ def test_xor_finds_one_direction_for_each_non_zero_input(tmp_path: Path) -> None
 SHORTENED = {
     "xor": ["--data.samples_per_epoch=256", "--trainer.max_epochs=1"],
     "tms": ["--data.samples_per_epoch=8192", "--trainer.max_epochs=1"],
-    "tms_20_6": ["--data.samples_per_epoch=2048", "--trainer.max_epochs=1", "--model.starts.steps=1"],
-    "tms_40_10": ["--data.samples_per_epoch=2048", "--trainer.max_epochs=1", "--model.starts.steps=1"],
+    "tms_20_6": ["--data.samples_per_epoch=2048", "--trainer.max_epochs=1", "--model.start.steps=1"],
+    "tms_40_10": ["--data.samples_per_epoch=2048", "--trainer.max_epochs=1", "--model.start.steps=1"],
     "tinystories": [
         "--data.n_sequences=8",
         "--data.n_heldout_sequences=8",

@@ -8,7 +8,7 @@ import yaml
 from eigen_lightning.cli.main import main
 from eigen_lightning.run.folder import RunFolder
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def shortened(name: str, folder: Path) -> None:

@@ -35,7 +35,6 @@ def mlp(dtype: torch.dtype) -> tuple[SmallNetwork, Divergence, nn.Module, torch.
 @pytest.mark.parametrize("case", [transformer, transformer_logits, mlp])
 def test_mean_hessian_product_is_that_of_curvlinops(case, dtype: torch.dtype) -> None:
     network, divergence, loss, inputs = case(dtype)
-    network.static_graph = False
     directions = unit_rows(5, network.space.size, dtype)
     batch = Linearizer.prepare(network, divergence, inputs)(inputs)
     ours, theirs = mean_hessian_product([batch], directions), OracleProduct(network, loss, inputs)(directions)

@@ -14,7 +14,8 @@ from eigen_lightning.run.errors import UserError
 
 
 def toys(folder: Path, **options: Any) -> SampleStream:
-    return TMS(**{"batch_size": 8, "samples_per_epoch": 44, "heldout_samples": 20, "values_per_feature": 2, **options})
+    sizes = {"features": 5, "batch_size": 8, "samples_per_epoch": 44, "heldout_samples": 20, "values_per_feature": 2}
+    return TMS(**{**sizes, **options})
 
 
 def text(folder: Path, **options: Any) -> SampleStream:

@@ -21,7 +21,7 @@ def train_inputs(stream: SampleStream, epoch: int = 0) -> torch.Tensor:
 
 STREAMS = [
     lambda **options: XOR(samples_per_epoch=3000, **options),
-    lambda **options: TMS(samples_per_epoch=3000, heldout_samples=50, values_per_feature=4, **options),
+    lambda **options: TMS(features=5, samples_per_epoch=3000, heldout_samples=50, values_per_feature=4, **options),
 ]
 
 
@@ -45,7 +45,7 @@ def test_xor_holds_out_its_four_inputs_in_order() -> None:
 
 
 def test_tms_features_are_present_with_their_probability_uniform_and_independent() -> None:
-    inputs = train_inputs(TMS(features=4, probability=0.3, samples_per_epoch=65536, seed=1))
+    inputs = train_inputs(TMS(features=4, probability=0.3, samples_per_epoch=65536, seed=1, empty_samples=True))
     present = inputs > 0
     assert inputs.dtype == torch.float32
     assert inputs.min() >= 0
@@ -70,7 +70,7 @@ def test_tms_single_feature_set_has_one_feature_each_spread_evenly() -> None:
 
 
 def test_tms_held_out_samples_are_not_training_samples() -> None:
-    stream = prepared(TMS(probability=0.9, samples_per_epoch=4096, heldout_samples=4096, seed=0))
+    stream = prepared(TMS(features=5, probability=0.9, samples_per_epoch=4096, heldout_samples=4096, seed=0))
     heldout = stream.evaluation_sets["heldout"].inputs
     assert list(stream.evaluation_sets) == ["heldout", "single_feature"]
     assert not (train_inputs(stream)[:1024, None] == heldout[None, :1024]).all(dim=2).any()
@@ -124,7 +124,7 @@ def test_sample_ids_are_unique_over_epochs_and_sets_and_describe_their_sample(ma
 
 def test_fingerprint_tells_streams_apart_and_ignores_how_they_are_loaded() -> None:
     def fingerprint(**options: object) -> str:
-        return prepared(TMS(**{"seed": 0, **options})).fingerprint()
+        return prepared(TMS(**{"features": 5, "seed": 0, **options})).fingerprint()
 
     same = fingerprint()
     assert len(same) == 64
@@ -135,8 +135,8 @@ def test_fingerprint_tells_streams_apart_and_ignores_how_they_are_loaded() -> No
 
 def test_seed_of_the_run_is_used_where_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PL_GLOBAL_SEED", "7")
-    assert torch.equal(train_inputs(TMS()), train_inputs(TMS(seed=7)))
-    assert not torch.equal(train_inputs(TMS()), train_inputs(TMS(seed=8)))
+    assert torch.equal(train_inputs(TMS(features=5)), train_inputs(TMS(features=5, seed=7)))
+    assert not torch.equal(train_inputs(TMS(features=5)), train_inputs(TMS(features=5, seed=8)))
 
 
 @pytest.mark.parametrize(

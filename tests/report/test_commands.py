@@ -20,7 +20,7 @@ from tests.report.test_report import Page
 from tests.targets.conftest import save_tiny_model
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-TOY = ["--model.starts.count=1", "--model.starts.steps=5", "--data.samples_per_epoch=512", "--trainer.max_epochs=1"]
+TOY = ["--model.start.steps=5", "--data.samples_per_epoch=512", "--trainer.max_epochs=1"]
 CALLBACKS = [{"class_path": "Interference"}, {"class_path": "TopExamples", "init_args": {"n_examples": 6}}]
 
 
@@ -49,7 +49,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
                 "init_args": {"name": str(model), "parameters": ["blocks.1.attn.W_K"]},
             },
             "n_directions": 4,
-            "starts": {"count": 1, "steps": 0},
+            "start": {"steps": 0},
         },
         "data": {
             "class_path": "TinyStories",

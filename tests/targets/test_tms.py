@@ -6,11 +6,12 @@ import torch
 from jsonargparse import ArgumentParser
 from scipy.stats import chisquare, kstest
 
+from eigen_lightning.data.tms import nonempty_features
 from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.folder import RunFolder
 from eigen_lightning.targets.target import Target
 from eigen_lightning.targets.toys import tms
-from eigen_lightning.targets.toys.tms import TMSNetwork, TMSProblem, TMSTarget, nonempty_samples, represented
+from eigen_lightning.targets.toys.tms import TMSNetwork, TMSProblem, TMSTarget, represented
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +48,9 @@ def test_represented_is_the_own_output_above_three_tenths():
     assert 0 < (own > 0.3).sum() < 6, "a test of both sides"
 
 
-def test_nonempty_samples_are_distributed_as_sparse_samples_that_are_not_empty():
+def test_nonempty_features_are_distributed_as_sparse_samples_that_are_not_empty():
     features, probability, rows = 3, 0.3, 40000
-    samples = nonempty_samples(rows, features, probability, torch.Generator().manual_seed(0))
+    samples = nonempty_features(rows, features, probability, torch.Generator().manual_seed(0))
     present = samples > 0
     masks = list(itertools.product([False, True], repeat=features))[1:]
     counts = [(present == torch.tensor(mask)).all(dim=1).sum().item() for mask in masks]
@@ -61,7 +62,7 @@ def test_nonempty_samples_are_distributed_as_sparse_samples_that_are_not_empty()
 
 
 def test_nonempty_samples_of_features_always_present():
-    assert (nonempty_samples(200, 4, 1.0, torch.Generator().manual_seed(1)) > 0).all()
+    assert (nonempty_features(200, 4, 1.0, torch.Generator().manual_seed(1)) > 0).all()
 
 
 def test_loss_is_that_over_plain_sparse_samples():

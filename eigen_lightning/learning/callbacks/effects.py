@@ -9,6 +9,7 @@ from torch import Tensor
 from eigen_lightning.analysis.intervention import Samples, moved_outputs
 from eigen_lightning.data.stream import SampleSet
 from eigen_lightning.data.windows import visible
+from eigen_lightning.report.text import MOST_NUMBERS, one_line
 
 EFFECT = 0.1
 """Predicted divergence of the step at which effects are shown: large enough to matter, mostly within the quadratic."""
@@ -17,6 +18,7 @@ SHOWN_TOKENS = 8
 SHOWN_PREDICTIONS = 3
 SHOWN_CONTEXTS = 5
 SHOWN_SAMPLES = 16
+SHOWN_OUTPUTS = 10
 
 LEAST_PROBABILITY = 1e-4
 """Tokens whose mean probability stays below this, before and after, are left out: most of a vocabulary never occurs
@@ -50,16 +52,31 @@ def effects_on(
     if tokenizer is not None and top.position is not None:
         moved = torch.cat(list(moved_outputs(module.target, direction, deltas, top))).cpu()
         return {"delta": delta, **_on_tokens(moved, tokenizer, examples)}
-    if len(samples) <= SHOWN_SAMPLES:
+    if len(samples) <= SHOWN_SAMPLES and top.position is None:
         # So few that all are shown: the truth table.
         batch = samples.batch(0, torch.arange(len(samples)))
         top = Samples(batch.inputs.to(module.device))
+        examples = [samples.describe(identity) for identity in batch.sample_id.tolist()]
     moved = torch.cat(list(moved_outputs(module.target, direction, deltas, top))).cpu()
     values = module.linearizer(top.inputs).d2D(direction[None])[0]
-    values = values.flatten(1) if moved.ndim > 3 else values
-    rows = zip(top.inputs.tolist(), values.tolist(), *moved.tolist(), strict=True)
-    names = ("input", "value", "before", "plus", "minus")
-    return {"delta": delta, "outputs": [dict(zip(names, row, strict=True)) for row in rows]}
+    if top.position is not None:
+        values = values.flatten(1)[torch.arange(len(values)), top.position]
+    # Of many outputs those that move most.
+    change = (moved[1] - moved[2]).abs().mean(0)
+    shown = change.topk(min(SHOWN_OUTPUTS, len(change))).indices.sort().values
+    rows = zip(values.tolist(), *moved[..., shown].tolist(), strict=True)
+    names = ("value", "before", "plus", "minus")
+    outputs = [
+        _sample(example) | dict(zip(names, row, strict=True)) for example, row in zip(examples, rows, strict=False)
+    ]
+    return {"delta": delta, "outputs": outputs, "shown_outputs": shown.tolist()}
+
+
+def _sample(example: dict[str, Any]) -> dict[str, Any]:
+    """What is said of a sample beside its outputs: numbers where it is some, one line otherwise."""
+    if "input" in example and len(example["input"]) <= MOST_NUMBERS:
+        return {"input": example["input"]}
+    return {"sample": one_line(example)}
 
 
 def _on_tokens(

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from eigen_lightning.learning.callbacks import scorecard
 from eigen_lightning.learning.callbacks.evaluation import run_folder_of
+from eigen_lightning.report.text import one_line
 from eigen_lightning.run.folder import RunFolder
 
 TITLES = {"examples": "Top held-out samples", "single_feature": "Samples with a single feature on"}
@@ -59,4 +60,4 @@ def shown(example: dict[str, Any]) -> Text:
     """A sample on one line: an input's numbers, or a token in its context."""
     if "token" in example:
         return Text.assemble(example["before"], (example["token"], "bold reverse"), example["after"])
-    return Text("[" + ", ".join(f"{value:.3g}" for value in example["input"]) + "]")
+    return Text(one_line(example))

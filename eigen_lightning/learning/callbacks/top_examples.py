@@ -10,6 +10,7 @@ from torchmetrics import Metric
 from eigen_lightning.analysis.top_examples import TopExamples as Found
 from eigen_lightning.analysis.top_examples import TopExamplesMetric
 from eigen_lightning.learning.callbacks.evaluation import EvaluationCallback, run_folder_of, tensorboards_of
+from eigen_lightning.report.text import one_line
 from eigen_lightning.run.errors import UserError
 
 SHOWN = 5
@@ -84,7 +85,7 @@ def _sample(example: dict[str, Any]) -> str:
         # Bold cannot begin or end with a space.
         space, token, more = re.fullmatch(r"(\s*)(.*?)(\s*)", example["token"], re.DOTALL).groups()  # type: ignore[union-attr]
         return f"{literal(example['before'] + space)}**{literal(token or '␣')}**{literal(more + example['after'])}"
-    return literal(", ".join(f"{value:.3g}" for value in example["input"]))
+    return literal(one_line(example).strip("[]"))
 
 
 def literal(text: str) -> str:

@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from eigen_lightning.data.tms import nonempty_features
 from eigen_lightning.run.errors import UserError
 from eigen_lightning.targets.toys.toy import ToyTarget
 from eigen_lightning.targets.toys.training import Ensemble, ToyProblem, train_until_accepted
@@ -74,13 +73,13 @@ class TMSProblem(ToyProblem):
 
     def losses(self, ensemble: Ensemble, generator: torch.Generator) -> Float[Tensor, " restarts"]:
         """Unbiased estimate of the mean squared error over all samples, empty ones included."""
-        inputs = nonempty_features(self.batch_size, self.features, self.probability, generator)
+        inputs = _drawn(self.batch_size, self.features, self.probability, generator)
         return self._losses_on(inputs, ensemble)
 
     def final_losses(self, ensemble: Ensemble) -> Float[Tensor, " restarts"]:
         """The same estimate on one large batch that is always the same."""
         generator = torch.Generator().manual_seed(0)
-        inputs = nonempty_features(self.final_size, self.features, self.probability, generator)
+        inputs = _drawn(self.final_size, self.features, self.probability, generator)
         return self._losses_on(inputs, ensemble)
 
     def scores(self, ensemble: Ensemble) -> Float[Tensor, " restarts"]:
@@ -180,3 +179,11 @@ class TMSTarget(ToyTarget):
     def feature_inputs(self, values: int) -> list[Float[Tensor, "values features"]]:
         """:meth:`single_feature_inputs`, one tensor a feature."""
         return list(self.single_feature_inputs(values))
+
+
+def _drawn(rows: int, features: int, probability: float, generator: torch.Generator) -> Float[Tensor, "rows features"]:
+    """Samples that are not empty, as the data has them."""
+    # Not above: it would load Lightning, which looking at a finished run does without.
+    from eigen_lightning.data.tms import nonempty_features
+
+    return nonempty_features(rows, features, probability, generator)
