@@ -103,12 +103,22 @@ def climb(
 
 
 def total_gradient(rows: Float[Tensor, "R P"], samples: StartSamples, exponent: float) -> Float[Tensor, "R P"]:
-    """The gradient of the mean steepness over all samples of all ranks, float64."""
+    """The gradient of the mean steepness over all samples of all ranks, float64.
+
+    Raises:
+        UserError: where it is not finite; on all ranks alike.
+    """
     total, count = torch.zeros_like(rows, dtype=torch.float64), 0
     for _, batch in samples.passes():
         total += batch.value_and_gradient(rows, Steepness(exponent))[1]
         count += 1
-    return reduced(total / count, "mean")
+    gradient = reduced(total / count, "mean")
+    if not gradient.isfinite().all():
+        raise UserError(
+            "expected finite curvature on the samples of the start, got a gradient that is not: check the target's "
+            "weights and dtype, or leave `normalization` on, which brings curvature into range"
+        )
+    return gradient
 
 
 def principal_rows(rows: Float[Tensor, "R P"], samples: StartSamples, steps: int) -> Float[Tensor, "R P"]:

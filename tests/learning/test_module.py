@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from eigen_lightning.curvature import MSE, Linearizer, TraceNormalization
-from eigen_lightning.data import XOR, Batch
+from eigen_lightning.data import TMS, XOR, Batch
 from eigen_lightning.directions import PolarAscent, Start, Steepness
 from eigen_lightning.learning import SparseEigendecomposition
 from eigen_lightning.learning.callbacks import Scorecard
@@ -18,6 +18,7 @@ from eigen_lightning.run.errors import UserError
 from eigen_lightning.targets import XORTarget
 from tests.classifier import Classifier, Points
 from tests.toy_runs import bare_trainer
+from tests.unruly import Spoils
 
 PUBLISHED: dict[str, Any] = {
     "objective": "steepness",
@@ -297,6 +298,13 @@ def test_numbers_out_of_range_are_refused(name: str, value: float) -> None:
         SparseEigendecomposition(XORTarget(), **arguments)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("objective", ["coverage", "steepness"])
+def test_a_start_whose_curvature_overflows_is_refused(tmp_path: Path, objective: Any) -> None:
+    module = SparseEigendecomposition(Spoils(), 3, normalization=None, objective=objective, divergence="mse")
+    with pytest.raises(UserError, match="finite curvature on the samples of the start"):
+        bare_trainer(tmp_path, 1).fit(module, datamodule=TMS(features=5, batch_size=64, samples_per_epoch=512, seed=0))
+
+
 @pytest.mark.parametrize("settings", [{}, {"objective": "coverage", "n_directions": "auto"}])
 def test_what_the_start_decides_needs_a_start(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"expected model\.start"):
@@ -313,9 +321,6 @@ def test_parameters_that_do_not_move_the_outputs_are_refused_by_name(tmp_path: P
             network = super().network_with_weights(run)
             network.idle = torch.nn.Parameter(torch.zeros(3))
             return network
-
-        def outputs(self, weights: Any, inputs: Tensor) -> Tensor:
-            return super().outputs(weights, inputs)
 
     with pytest.raises(UserError, match="got idle, which the network does not use"):
         bare_trainer(tmp_path, 1).fit(SparseEigendecomposition(Idle(), 3), datamodule=Points(1))
