@@ -90,15 +90,16 @@ class LinearizedBatch:
 
         Unit: divergence per squared length in parameter space.
         """
-
         while True:
             try:
-                with torch.no_grad():
-                    return torch.cat(
-                        [self.quadratic(self.push(part)) for part in U.to(self.probes).split(self.chunk.rows or MANY)]
-                    )
+                return self._d2D(U)
             except RuntimeError as error:
                 self.chunk.halve_after(error)
+
+    @torch.no_grad()
+    def _d2D(self, U: Tensor) -> Tensor:  # noqa: N802
+        parts = U.to(self.probes).split(self.chunk.rows or MANY)
+        return torch.cat([self.quadratic(self.push(part)) for part in parts])
 
     def scaled(self, U: Float[Tensor, "K P"]) -> Float[Tensor, "K *samples"]:
         """d2D in the scale of the losses."""
@@ -116,7 +117,6 @@ class LinearizedBatch:
             U: directions.
             objective: of scaled d2D.
         """
-
         while True:
             try:
                 return self._value_and_gradient(U, objective)
@@ -125,7 +125,7 @@ class LinearizedBatch:
 
     def _value_and_gradient(self, U: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
         parts = U.detach().to(self.probes).split(self.chunk.rows or MANY)
-        everything = None if objective.rowwise or len(parts) == 1 else self.scaled(U)
+        everything = None if objective.rowwise or len(parts) == 1 else self._d2D(U) / self.divisor
         values, gradients, first = [], [], 0
         for part in parts:
             rows = slice(first, first + len(part))

@@ -97,9 +97,9 @@ def test_the_limit_is_on_the_share_of_the_worst_sample() -> None:
         folded = probability[:, LIKELY:]
         share = folded @ apart.square().sum(1)
         averaged = folded.mean(0) @ apart.square().sum(1) / folded.sum(1).mean()
-        origin = weight[logits.argmax(-1)]
-        distance = (weight[None, :LIKELY] - origin[:, None]).square().sum(-1)
-        least = probability.amax(-1) * (probability[:, :LIKELY] * distance).sum(-1)
+        likely = probability[:, :LIKELY]
+        mean = likely @ weight[:LIKELY] / likely.sum(1, keepdim=True)
+        least = (likely * (weight[None, :LIKELY] - mean[:, None]).square().sum(-1)).sum(-1)
         return float(((share + folded.sum(1) * averaged) / least).max())
 
     below = next(spread for spread in (20 * 0.77**n for n in range(40)) if worst(spread) <= FOLDED_SHARE)
