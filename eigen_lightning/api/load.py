@@ -70,9 +70,10 @@ def _attach(module: SparseEigendecomposition, data: LightningDataModule, run: Ru
     )
     trainer.strategy.connect(module)
     module.trainer = trainer
-    data.trainer = trainer
+    data.trainer, trainer.datamodule = trainer, data  # type: ignore[attr-defined]
+    module.target.load(run)
+    data.setup("validate")
     module.setup("validate")
     module.configure_model()
-    data.setup("validate")
     module.to(trainer.strategy.root_device)
     module.on_validation_start()

@@ -16,6 +16,9 @@ import yaml
 from eigen_lightning.cli.main import main
 from tests.targets.conftest import save_tiny_model
 
+# Real processes and many parsers: minutes on two cores, and rarely broken.
+pytestmark = pytest.mark.slow
+
 CONFIGS = sorted((Path(__file__).parents[1].parent / "configs").glob("*.yaml"))
 FAST, ALL = 40, 300
 SMALL = {"samples_per_epoch": 256, "batch_size": 64, "n_sequences": 64, "n_heldout_sequences": 16, "context_length": 8}

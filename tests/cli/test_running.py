@@ -20,6 +20,9 @@ from eigen_lightning.run.checkpoint_io import read_checkpoint
 from eigen_lightning.run.folder import RunFolder
 from tests.processes import CommandProcess
 
+# Real processes and many parsers: minutes on two cores, and rarely broken.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "tms.yaml"
 QUICK = [

@@ -56,7 +56,14 @@ def make_run(
     if kind == "tms":
         run.write_target({"W": torch.randn(2, 5), "b": torch.zeros(5)}, {"seed": 0})
     run.write_json(run.interventions, _interventions(directions, effects))
-    figures = {"steepness": 2.5, "train_steepness": 3.0, "interference": 0.01, "dead": 0, "duplicates": 0}
+    figures = {
+        "normalized_steepness": 2.5,
+        "train_normalized_steepness": 3.0,
+        "steepness": 2.5,
+        "interference": 0.01,
+        "dead": 0,
+        "duplicates": 0,
+    }
     card: dict[str, Any] = {name: dict(figures) for name in ("learned", "random", "pca")}
     if kind != "text":
         for name, matched in (("learned", 5), ("random", 0), ("pca", 1)):

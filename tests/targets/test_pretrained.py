@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from eigen_lightning.curvature import KL, Linearizer
 from eigen_lightning.run.errors import UserError
 from eigen_lightning.targets import Transformer
 from tests.targets.conftest import save_tiny_model
@@ -83,14 +84,12 @@ def test_an_architecture_that_transformer_lens_does_not_know(tmp_path):
     assert "that transformer_lens can load" in refusal(save_tiny_model(tmp_path / "m", "big_bird", **settings))
 
 
-def test_an_architecture_without_forward_mode_derivatives(tmp_path):
-    assert "expected a network with forward-mode derivatives" in refusal_of_network(save_tiny_model(tmp_path, "bloom"))
-
-
-def refusal_of_network(folder) -> str:
-    with pytest.raises(UserError) as caught:
-        Transformer(str(folder), ["blocks.1.attn.W_O"]).load(None)
-    return str(caught.value)
+def test_an_architecture_that_torch_func_cannot_take_is_refused(tmp_path):
+    """Bloom's activation is an autograd.Function of the old form."""
+    target = Transformer(str(save_tiny_model(tmp_path, "bloom")), ["blocks.1.attn.W_O"])
+    target.load(None)
+    with pytest.raises(UserError, match=r"expected a network that torch\.func can differentiate"):
+        Linearizer.prepare(target, KL(), torch.arange(12).view(2, 6))
 
 
 def test_a_hub_name_out_of_reach_says_how_to_go_on_without():
