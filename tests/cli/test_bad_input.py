@@ -141,7 +141,7 @@ TABLE = [
     Bad("unknown optimizer", ("Adamm",), fields(model__stage2={"class_path": "torch.optim.Adamm"})),
     Bad("normalization power", ("power in [0, 1]", "got 2"), fields(model__normalization={"power": 2.0})),
     Bad("no samples to start from", ("start.samples", "at least 1"), fields(model__start={"samples": 0})),
-    Bad("momentum", ("momentum in [0, 1)", "1.5"), args=lambda _: ["--model.stage1.momentum", "1.5"]),
+    Bad("momentum", ("momentum in [0, 1)", "1.5"), args=lambda _: ["--model.stage1=PolarAscent", "--model.stage1.momentum=1.5"]),
     Bad("seed is a word", ("seed_everything", "abc"), fields(seed_everything="abc")),
     Bad("epochs are a word", ("max_epochs", "many"), fields(trainer__max_epochs="many")),
     Bad(
