@@ -141,7 +141,11 @@ TABLE = [
     Bad("unknown optimizer", ("Adamm",), fields(model__stage2={"class_path": "torch.optim.Adamm"})),
     Bad("normalization power", ("power in [0, 1]", "got 2"), fields(model__normalization={"power": 2.0})),
     Bad("no samples to start from", ("start.samples", "at least 1"), fields(model__start={"samples": 0})),
-    Bad("momentum", ("momentum in [0, 1)", "1.5"), args=lambda _: ["--model.stage1=PolarAscent", "--model.stage1.momentum=1.5"]),
+    Bad(
+        "momentum",
+        ("momentum in [0, 1)", "1.5"),
+        args=lambda _: ["--model.stage1=PolarAscent", "--model.stage1.momentum=1.5"],
+    ),
     Bad("seed is a word", ("seed_everything", "abc"), fields(seed_everything="abc")),
     Bad("epochs are a word", ("max_epochs", "many"), fields(trainer__max_epochs="many")),
     Bad(
@@ -192,7 +196,7 @@ TABLE = [
     Bad(
         "parameters without curvature",
         ("zero curvature",),
-        fields(**{TARGET + "parameters": ["W"], DATA + "probability": 1e-12}),
+        fields(**{TARGET + "parameters": ["W"], DATA + "probability": 1e-12, DATA + "empty_samples": True}),
     ),
     Bad("missing model", ("nowhere",), target("nowhere"), kind="text"),
     Bad("folder without a model", ("config.json",), target("no_model"), kind="text"),
@@ -208,12 +212,12 @@ TABLE = [
     Bad(
         "dropout that evaluation leaves on",
         ("same outputs twice", "dropout"),
-        fields(model__target={"class_path": "tests.unruly.DropsOut"}),
+        fields(model__target={"class_path": "tests.unruly.DropsOut"}, **{DATA + "features": 5}),
     ),
     Bad(
         "a model that is not a number",
         ("finite outputs",),
-        fields(model__target={"class_path": "tests.unruly.NotANumber"}),
+        fields(model__target={"class_path": "tests.unruly.NotANumber"}, **{DATA + "features": 5}),
     ),
     # the Trainer
     Bad("clipping", ("gradient_clip_val", "manual"), fields(trainer__gradient_clip_val=1.0)),
@@ -235,7 +239,7 @@ TABLE = [
     Bad("pickle for a checkpoint", ("primitives and tensors",), args=checkpoint("pickle.ckpt")),
     Bad(
         "checkpoint of another target",
-        ("checkpoint of the target",),
+        ("model.target",),
         fields(**{TARGET + "parameters": ["W"]}),
         resumed,
     ),
@@ -244,7 +248,7 @@ TABLE = [
     Bad("checkpoint of another K", ("n_directions of 5", "got 4"), fields(model__n_directions=4), resumed),
     Bad(
         "checkpoint of another optimizer",
-        ("optimizer",),
+        ("model.stage1", "Adam"),
         fields(model__stage1={"class_path": "torch.optim.Adam", "init_args": {"lr": 0.1}}),
         resumed,
     ),
