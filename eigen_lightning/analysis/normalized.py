@@ -20,8 +20,12 @@ class Normalized:
     def __init__(self, values: Tensor, raw: Tensor, sample_id: Int[Tensor, " n"]) -> None:
         self.values, self.raw, self.sample_id = values, raw, sample_id
 
+    def mean_steepness(self, rows: slice) -> float:
+        """``mean_s sum_k (d_k / t)^2``."""
+        return float(self.values[rows].double().square().sum(0).mean())
+
     def steepness(self, rows: slice, group: Int[Tensor, " n"]) -> Interval:
-        """``mean_s sum_k (d_k / t)^2`` with its bootstrap interval over groups of samples."""
+        """:meth:`mean_steepness` with its bootstrap interval over groups of samples."""
         each = self.values[rows].double().square().sum(0).reshape(len(self.sample_id), -1)
         sums, counts = sums_by_group(each.T, group)
         return bootstrap_interval(sums.sum(0), counts * each.shape[1])

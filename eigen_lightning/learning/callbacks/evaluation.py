@@ -71,6 +71,14 @@ def tensorboards_of(trainer: Trainer) -> list[Any]:
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
+def takes_pictures(trainer: Trainer) -> bool:
+    """Whether any logger takes pictures."""
+    return any(
+        hasattr(logger, "log_image") or hasattr(getattr(logger, "experiment", None), "add_image")
+        for logger in trainer.loggers
+    )
+
+
 def show_picture(trainer: Trainer, name: str, picture: UInt8[Tensor, "3 height width"]) -> None:
     """Give a picture to each logger that takes pictures, TensorBoard and Weights & Biases among them; on rank 0."""
     for logger in trainer.loggers:

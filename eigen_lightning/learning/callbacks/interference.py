@@ -7,7 +7,12 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from eigen_lightning.analysis.curvature_statistics import CurvatureStatistics, CurvatureStatisticsMetric
-from eigen_lightning.learning.callbacks.evaluation import EvaluationCallback, run_folder_of, show_picture
+from eigen_lightning.learning.callbacks.evaluation import (
+    EvaluationCallback,
+    run_folder_of,
+    show_picture,
+    takes_pictures,
+)
 from eigen_lightning.learning.callbacks.heat_map import heat_map
 
 TITLE = r"mean of $d_k\,d_l\,\cos^2$ over held-out samples, 1 for $k = l$"
@@ -49,5 +54,7 @@ class Interference(EvaluationCallback):
         run = run_folder_of(trainer)
         run.write_interference(statistics.interference_matrix(directions))
         run.write_matrix(run.coactivity, statistics.coactivity)
-        matrix = statistics.interference_matrix(directions, normalized=True)
-        show_picture(trainer, "heldout/interference_matrix", heat_map(matrix, TITLE))
+        # Drawing takes longer than the rest of an epoch of a toy.
+        if takes_pictures(trainer):
+            matrix = statistics.interference_matrix(directions, normalized=True)
+            show_picture(trainer, "heldout/interference_matrix", heat_map(matrix, TITLE))

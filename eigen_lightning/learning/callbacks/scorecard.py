@@ -203,14 +203,12 @@ class Scorecard(Callback):
         """What every set of directions is judged by, whatever the target."""
         samples = data.evaluation_sets["heldout"]
         group = groups_of(samples, heldout["learned"].normalized.sample_id)
-        train_group = groups_of(data.train_set, train["learned"].normalized.sample_id)
         figures = {}
         for name, judged in heldout.items():
-            there = train[name].normalized.steepness(train[name].rows, train_group)
             figures[name] = {
                 **judged.scalars(group),
                 "train_steepness": train[name].statistics.steepness,
-                "train_normalized_steepness": float(there.value),
+                "train_normalized_steepness": train[name].normalized.mean_steepness(train[name].rows),
                 **structure(sets[name], module.target.space.shape_of, module.target.heads()).means(),
             }
             top = describe(judged.top, samples)
