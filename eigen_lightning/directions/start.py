@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from eigen_lightning.curvature.batch import LinearizedBatch
+from eigen_lightning.curvature.batch import LinearizedBatch, Objective
 from eigen_lightning.directions.dense import random_rows, with_canonical_sign
-from eigen_lightning.directions.losses import TIE, Steepness
+from eigen_lightning.directions.losses import TIE, Coverage, Steepness
 from eigen_lightning.directions.polar import polar, unit
 from eigen_lightning.run.collectives import gathered, reduced
 from eigen_lightning.run.errors import UserError
@@ -97,20 +97,27 @@ def climb(
     """Raise the steepness of orthonormal rows by full polar steps on all samples."""
     with Waiting(description, steps) as waiting:
         for step in range(steps):
-            rows = polar(total_gradient(rows, samples, exponent)).to(rows)
+            rows = polar(total_gradient(rows, samples, Steepness(exponent))).to(rows)
             waiting.reach(step + 1)
     return rows
 
 
-def total_gradient(rows: Float[Tensor, "R P"], samples: StartSamples, exponent: float) -> Float[Tensor, "R P"]:
-    """The gradient of the mean steepness over all samples of all ranks, float64.
+def cover(rows: Float[Tensor, "K P"], samples: StartSamples, exponent: float, sweeps: int) -> Float[Tensor, "K P"]:
+    """Raise the coverage of free rows by full steps on all samples."""
+    for _ in range(sweeps):
+        rows = unit(total_gradient(rows, samples, Coverage(exponent)).to(rows), otherwise=rows)
+    return rows
+
+
+def total_gradient(rows: Float[Tensor, "R P"], samples: StartSamples, objective: Objective) -> Float[Tensor, "R P"]:
+    """The gradient of an objective over all samples of all ranks, float64.
 
     Raises:
         UserError: where it is not finite; on all ranks alike.
     """
     total, count = torch.zeros_like(rows, dtype=torch.float64), 0
     for _, batch in samples.passes():
-        total += batch.value_and_gradient(rows, Steepness(exponent))[1]
+        total += batch.value_and_gradient(rows, objective)[1]
         count += 1
     gradient = reduced(total / count, "mean")
     if not gradient.isfinite().all():
@@ -124,7 +131,7 @@ def total_gradient(rows: Float[Tensor, "R P"], samples: StartSamples, exponent: 
 def principal_rows(rows: Float[Tensor, "R P"], samples: StartSamples, steps: int) -> Float[Tensor, "R P"]:
     """Principal directions of the mean scaled Hessian by orthogonal iteration, largest eigenvalue first."""
     rows = climb(rows, samples, 1.0, steps, "Principal directions for the pool")
-    small = rows.double() @ total_gradient(rows, samples, 1.0).T
+    small = rows.double() @ total_gradient(rows, samples, Steepness(1.0)).T
     vectors = torch.linalg.eigh((small + small.T) / 2)[1].flip(1)
     return (vectors.T @ rows.double()).to(rows)
 

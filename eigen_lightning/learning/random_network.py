@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from eigen_lightning.curvature import Chunk, LinearizedBatch, Linearizer, Scale, TraceNormalization
-from eigen_lightning.directions import Coverage, Start
-from eigen_lightning.directions.polar import unit
-from eigen_lightning.directions.start import choose
-from eigen_lightning.run.collectives import gathered, reduced
+from eigen_lightning.directions import Start
+from eigen_lightning.directions.start import choose, cover
+from eigen_lightning.run.collectives import gathered
 from eigen_lightning.run.seeding import derive_seed
 
 if TYPE_CHECKING:
@@ -45,30 +44,22 @@ class RandomNetwork:
             target, module.divergence, self._inputs[0], traces=normalization, chunk=Chunk(module.chunk.rows),
             n_directions=module.n_directions, seed=derive_seed(seed, "probes"),
         )  # fmt: skip
-        self._metrics = [self.linearizer(inputs).metric for inputs in self._inputs]
-        traces = [self.linearizer(*each).trace.flatten() for each in zip(self._inputs, self._metrics, strict=True)]
-        self._traces = [trace.view(inputs.shape[0], -1) for trace, inputs in zip(traces, self._inputs, strict=True)]
-        self.scale = Scale.fit(normalization, torch.cat(gathered(torch.cat(traces))).sort().values)
+        unscaled = [self.linearizer(inputs) for inputs in self._inputs]
+        # What belongs to samples is held, and the network's coefficients, which take more memory, are not.
+        self._parts = [(batch.metric, batch.trace) for batch in unscaled]
+        traces = torch.cat([trace.flatten() for _, trace in self._parts])
+        self.scale = Scale.fit(normalization, torch.cat(gathered(traces)).sort().values)
         like = self.linearizer.origin
         rows = choose(self, module.n_directions, len(like), like, settings, self._exponent, seed).rows
-        for _ in range(SWEEPS):
-            total = torch.zeros_like(rows, dtype=torch.float64)
-            for _, batch in self.passes():
-                total += batch.value_and_gradient(rows, Coverage(self._exponent))[1]
-            rows = unit(reduced(total, "sum").to(rows), otherwise=rows)
-        self.directions = rows
+        self.directions = cover(rows, self, self._exponent, SWEEPS)
 
     def passes(self) -> Iterable[tuple[Tensor, LinearizedBatch]]:
         """See :class:`eigen_lightning.directions.start.StartSamples`."""
-        for inputs, metric, trace in zip(self._inputs, self._metrics, self._traces, strict=True):
-            linearized = self.linearizer(inputs, metric)
-            yield (
-                inputs,
-                self.linearizer(inputs, metric, trace.view(linearized.outputs.shape[:-1])).scaled_by(self.scale),
-            )
+        for inputs, (metric, trace) in zip(self._inputs, self._parts, strict=True):
+            yield inputs, self.linearizer(inputs, metric, trace, self.scale)
 
     def linearize(self, batch: Any, samples: Any = None) -> LinearizedBatch:
         """Further inputs, or a batch of samples: unscaled for judging, scaled for the start."""
         if isinstance(batch, Tensor):
-            return self.linearizer(batch).scaled_by(self.scale)
+            return self.linearizer(batch, scale=self.scale)
         return self.linearizer(batch.inputs)

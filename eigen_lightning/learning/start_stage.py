@@ -11,11 +11,9 @@ from eigen_lightning.curvature import LinearizedBatch, Scale, TraceNormalization
 from eigen_lightning.data.stream import Batch
 from eigen_lightning.directions import Start, polar
 from eigen_lightning.directions.dense import random_rows, with_canonical_sign
-from eigen_lightning.directions.losses import Coverage
-from eigen_lightning.directions.polar import unit
-from eigen_lightning.directions.start import choose, climb
+from eigen_lightning.directions.start import choose, climb, cover
 from eigen_lightning.learning.checkpoint_state import Learned
-from eigen_lightning.run.collectives import gathered, reduced
+from eigen_lightning.run.collectives import gathered
 from eigen_lightning.run.seeding import run_seed
 
 if TYPE_CHECKING:
@@ -104,12 +102,6 @@ def start(module: "SparseEigendecomposition", samples: Samples, settings: Start,
         rows = climb(rows, samples, module.dense_exponent, settings.steps, "Climbing at a lower exponent")
         module.U.data = with_canonical_sign(rows)
         return Learned(scale, "steepness", module.dense_exponent, choice.gains, choice.sharing)
-    rows = choice.rows
-    for _ in range(settings.sweeps):
-        total, count = torch.zeros_like(rows, dtype=torch.float64), 0
-        for _, batch in samples.passes():
-            total += batch.value_and_gradient(rows, Coverage(module.exponent))[1]
-            count += 1
-        rows = unit(reduced(total / count, "mean").to(rows), otherwise=rows)
+    rows = cover(choice.rows, samples, module.exponent, settings.sweeps)
     module.U.data = with_canonical_sign(rows)
     return Learned(scale, "coverage", module.exponent, choice.gains, choice.sharing)

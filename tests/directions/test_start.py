@@ -53,9 +53,11 @@ def test_every_step_of_the_climb_raises_the_steepness_of_all_samples(samples: Sa
 def test_the_gradient_of_all_batches_is_that_of_one(samples: Samples) -> None:
     rows = unit_rows(4, 15)
     together = Samples(samples.linearizer.network, [torch.cat(samples.batches)])  # type: ignore[arg-type]
-    torch.testing.assert_close(total_gradient(rows, samples, 3.0), total_gradient(rows, together, 3.0))
+    torch.testing.assert_close(
+        total_gradient(rows, samples, Steepness(3.0)), total_gradient(rows, together, Steepness(3.0))
+    )
     # Linear in H where the exponent is 1.
-    torch.testing.assert_close(total_gradient(rows, samples, 1.0), 2 * rows @ mean_hessian(samples))
+    torch.testing.assert_close(total_gradient(rows, samples, Steepness(1.0)), 2 * rows @ mean_hessian(samples))
 
 
 def test_principal_rows_are_the_leading_eigenvectors_of_the_mean_hessian(samples: Samples) -> None:

@@ -329,7 +329,8 @@ def table(card: dict[str, Any]) -> Table:
     for name in ORDER:
         if name not in card["learned"]:
             continue
-        cells = [shown(name, card[column][name], card) for column in columns]
+        # A random network has no truth to recover.
+        cells = [shown(name, card[column][name], card) if name in card[column] else "" for column in columns]
         if card["random_draws"] > 1:
             at = columns.index("random")
             cells[at] += f" ± {card['random_spread'][name]:.2g}"
