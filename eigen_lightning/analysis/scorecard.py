@@ -120,12 +120,6 @@ def orthonormal_basis(directions: Float[Tensor, "K P"]) -> Float[Tensor, "r P"]:
     return right[values > 1e-6 * values[0]].to(directions)
 
 
-def are_orthonormal(directions: Float[Tensor, "K P"]) -> bool:
-    """Whether directions are an orthonormal basis of what they span, to what single precision leaves of it."""
-    gram = directions @ directions.T
-    return bool((gram - torch.eye(len(gram)).to(gram)).abs().amax() < 1e-5)
-
-
 def mean_and_spread(draws: list[dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
     """Mean and standard deviation of each figure over draws."""
     table = {name: torch.tensor([float(draw[name]) for draw in draws], dtype=torch.float64) for name in draws[0]}

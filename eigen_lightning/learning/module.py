@@ -150,7 +150,7 @@ class SparseEigendecomposition(LightningModule):
             samples = self.linearize(batch, self.trainer.datamodule.train_set, self.learned.scale)  # type: ignore[attr-defined]
             d, ascent = samples.value_and_gradient(self.U, self.objective)
             self._step(0, -reduced(ascent, "mean"), d, batch, last=not self.has_stage2)
-            values = {"steepness": Steepness().value(d)}
+            values = {}
             if self.has_stage2:
                 ranks = self.trainer.world_size
                 loss = Interference(self.interference_form, samples.n_samples * ranks, batch.inputs.numel() * ranks)
@@ -160,6 +160,7 @@ class SparseEigendecomposition(LightningModule):
                 )
                 self._step(-1, gradient * self.interference_weight, d, batch, last=True)
         if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            values["steepness"] = Steepness().value(d)
             self.log_dict({f"train/{name}": value for name, value in values.items()}, sync_dist=True)
 
     def _step(self, stage: int, gradient: Tensor, d: Tensor, batch: Batch, last: bool) -> None:
