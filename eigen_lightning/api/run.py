@@ -55,6 +55,7 @@ class Run:
         Raises:
             UserError: where the folder holds no results.
         """
+        self._prepared: Linearizer | None = None
         for path in (folder.manifest, folder.directions):
             if not path.exists():
                 raise UserError(
@@ -328,7 +329,7 @@ class Run:
         return inputs.to(device)
 
     def _linearizer(self, inputs: Any) -> Linearizer:
-        if not hasattr(self, "_prepared"):
+        if self._prepared is None:
             curvature = self.manifest["curvature"]
             self._prepared = Linearizer.prepare(
                 self.target,
