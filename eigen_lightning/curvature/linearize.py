@@ -11,6 +11,12 @@ from torch import Tensor
 
 from eigen_lightning.curvature.batch import MANY, LinearizedBatch
 from eigen_lightning.curvature.divergence import Divergence, check_divergence
+from eigen_lightning.curvature.jacobian import (
+    differentiates_samples_alone,
+    moving_outputs,
+    rows_by_forward_mode,
+    rows_by_reverse_mode,
+)
 from eigen_lightning.curvature.memory import Chunk
 from eigen_lightning.curvature.nested import nested_quadratic
 from eigen_lightning.curvature.parameters import ParameterSpace
@@ -60,6 +66,7 @@ class Linearizer:
         origin: W0 of the chosen parameters as one vector, float32 at least.
         probes: see :class:`LinearizedBatch`.
         chunk: how many directions are evaluated at a time.
+        samples_alone: whether the network can be differentiated sample by sample in one batched pass.
     """
 
     network: Network
@@ -71,6 +78,7 @@ class Linearizer:
     origin: Float[Tensor, " P"]
     probes: Float[Tensor, "m P"]
     chunk: Chunk
+    samples_alone: bool = False
 
     @classmethod
     def prepare(
@@ -125,7 +133,8 @@ class Linearizer:
         if network.static_graph and method == "gauss_newton" and isinstance(products, PlainProducts):
             products = TracedProducts.trace(products, origin, inputs, chunk.rows or n_directions)
         probes = traces.probe_directions(len(origin), origin, seed)
-        return cls(network, divergence, method, function, products, found, origin, probes, chunk)
+        alone = len(probes) == len(origin) and differentiates_samples_alone(function, origin, inputs)
+        return cls(network, divergence, method, function, products, found, origin, probes, chunk, alone)
 
     @property
     def has_costly_parts(self) -> bool:
@@ -167,7 +176,7 @@ class Linearizer:
             )
         size = len(origin)
         if len(self.probes) == size and size * outputs.numel() <= WRITTEN_OUT:
-            return self._written_out(products, trace, scale)
+            return self._written_out(products, inputs, trace, scale)
         return LinearizedBatch(
             outputs,
             products.push,
@@ -178,31 +187,37 @@ class Linearizer:
             scale,
         )
 
-    def _written_out(self, products: Products, trace: Tensor | None, scale: Scale | None) -> LinearizedBatch:
+    def _written_out(
+        self, products: Products, inputs: Tensor, trace: Tensor | None, scale: Scale | None
+    ) -> LinearizedBatch:
         """The batch's Jacobian as one matrix; where H_out is diagonal, without outputs that no parameter moves."""
-        outputs, samples = products.outputs, products.outputs.shape[:-1]
-        with torch.no_grad():
-            parts = [products.push(part) for part in self.probes.split(self.chunk.rows or MANY)]
-        jacobian = torch.cat(parts).flatten(1)
+        outputs, samples, size = products.outputs, products.outputs.shape[:-1], len(self.origin)
         diagonal = self.divergence.diagonal(outputs)
+        chosen = torch.arange(outputs.numel(), device=outputs.device)
+        if diagonal is not None:
+            chosen = moving_outputs(products, size)
+        # A row costs a forward and a backward pass of one sample, a column a tangent pass of all.
+        if self.samples_alone and 2 * len(chosen) <= size * samples.numel():
+            rows = rows_by_reverse_mode(self.function, self.origin, inputs, outputs, chosen)
+        else:
+            rows = rows_by_forward_mode(products, size, chosen, self.chunk.rows or MANY)
         if diagonal is None:
 
             def quadratic(t: Tensor) -> Tensor:
                 return self.divergence.quadratic_form(t.unflatten(1, outputs.shape), outputs)
 
         else:
-            jacobian *= diagonal.flatten().sqrt()
-            moving = jacobian.any(0).nonzero().squeeze(1)
-            jacobian, sample = jacobian[:, moving], moving // outputs.shape[-1]
+            rows = rows * diagonal.flatten()[chosen, None].sqrt()
+            sample = chosen // outputs.shape[-1]
 
             def quadratic(t: Tensor) -> Tensor:
                 d = t.new_zeros(len(t), samples.numel()).index_add(1, sample, t.square())
                 return d.unflatten(1, samples)
 
             if trace is None:
-                trace = quadratic(jacobian).sum(0)
+                trace = rows.new_zeros(samples.numel()).index_add(0, sample, rows.square().sum(1)).view(samples)
         return LinearizedBatch(
-            outputs, lambda u: u @ jacobian, quadratic, self.probes, Chunk(MANY), trace, scale, written_out=True
+            outputs, lambda u: u @ rows.T, quadratic, self.probes, Chunk(MANY), trace, scale, written_out=True
         )
 
 

@@ -180,6 +180,34 @@ def test_outputs_that_no_parameter_moves_are_left_out_of_a_written_out_batch() -
     assert batch.push(U).shape[1] < 24
 
 
+class _ValueDecides(nn.Module):
+    """Cannot be batched over samples: a value decides what is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x if float(x.abs().max()) > 1e-12 else x + 1
+        return torch.tanh(x @ self.weight.T)
+
+
+@pytest.mark.parametrize(("module", "alone"), [(TMS, True), (_ValueDecides, False)])
+@pytest.mark.parametrize("divergence", [MSE(), KL()], ids=["diagonal", "full"])
+def test_the_jacobian_is_the_same_by_reverse_and_by_forward_mode(
+    module: type[nn.Module], alone: bool, divergence: Divergence
+) -> None:
+    network = SmallNetwork(module())
+    inputs = torch.rand(6, 5 if module is TMS else 3, dtype=torch.float64)
+    linearizer = Linearizer.prepare(network, divergence, inputs)
+    assert linearizer.samples_alone == alone
+    batch, forward = linearizer(inputs), replace(linearizer, samples_alone=False)(inputs)
+    assert batch.written_out and forward.written_out
+    identity = torch.eye(len(linearizer.origin), dtype=torch.float64)
+    torch.testing.assert_close(batch.push(identity), forward.push(identity), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(batch.trace, forward.trace, rtol=1e-12, atol=1e-14)
+
+
 # ------------------------------------------------------------------------------------------------ invariances
 
 

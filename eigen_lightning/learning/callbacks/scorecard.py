@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -222,11 +223,11 @@ class Scorecard(Callback):
         """Add the figures of recovery where the truth is known; returns the learned directions'."""
         if features is None:
             return None
+        means = scorecard.mean_by_feature(module.linearizer, torch.cat(list(sets.values())), features)
+        of_sets = means.split([len(directions) for directions in sets.values()])
         recovered = {
-            name: recovery(
-                directions, sets["oracle"], scorecard.mean_by_feature(module.linearizer, directions, features)
-            )
-            for name, directions in sets.items()
+            name: recovery(directions, sets["oracle"], by_feature)
+            for (name, directions), by_feature in zip(sets.items(), of_sets, strict=True)
         }
         for name, of_set in recovered.items():
             figures[name].update(of_set.scalars())
