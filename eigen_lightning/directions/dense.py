@@ -10,7 +10,8 @@ from eigen_lightning.run.seeding import derive_seed
 def random_rows(count: int, size: int, seed: int, *purpose: str | int) -> Float[Tensor, "count P"]:
     """Independent normal rows of unit length, float64, reproducible from the seed and what they are for."""
     generator = torch.Generator().manual_seed(derive_seed(seed, *purpose))
-    rows = torch.randn(count, size, generator=generator, dtype=torch.float64)
+    # Named, as Lightning builds modules with the accelerator as torch's default device.
+    rows = torch.randn(count, size, generator=generator, dtype=torch.float64, device=generator.device)
     return torch.nn.functional.normalize(rows, dim=-1)
 
 

@@ -178,7 +178,7 @@ def distance_to_limit(folder: str, count: int = 256, n_tokens: int = 128) -> dic
     rate = 8 * 2 * 1024**3 / seconds["product"]
     assert isinstance(linearizer.products, TracedProducts)
     # The tangent pass, the cotangent pass of the same cost, and the metric's quadratic form both ways.
-    a_direction = _product_flops(linearizer.products.tangent) / linearizer.products.rows
+    a_direction = product_flops(linearizer.products.tangent) / linearizer.products.rows
     needed = count * 2 * (a_direction + n_tokens * 2 * metric.shape[-1] ** 2)
     return {
         "needed GFLOP": needed / 1e9,
@@ -189,7 +189,8 @@ def distance_to_limit(folder: str, count: int = 256, n_tokens: int = 128) -> dic
     }
 
 
-def _product_flops(graph: fx.GraphModule) -> float:
+def product_flops(graph: fx.GraphModule) -> float:
+    """Floating-point operations of the matrix products of a graph."""
     total = 0.0
     for node in graph.graph.nodes:
         if node.target in (torch.ops.aten.mm.default, torch.ops.aten.bmm.default):

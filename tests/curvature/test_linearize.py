@@ -202,7 +202,8 @@ def test_the_jacobian_is_the_same_by_reverse_and_by_forward_mode(
     linearizer = Linearizer.prepare(network, divergence, inputs)
     assert linearizer.samples_alone == alone
     batch, forward = linearizer(inputs), replace(linearizer, samples_alone=False)(inputs)
-    assert batch.written_out and forward.written_out
+    assert batch.written_out
+    assert forward.written_out
     identity = torch.eye(len(linearizer.origin), dtype=torch.float64)
     torch.testing.assert_close(batch.push(identity), forward.push(identity), rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(batch.trace, forward.trace, rtol=1e-12, atol=1e-14)

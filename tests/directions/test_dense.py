@@ -14,6 +14,12 @@ def test_random_rows_are_unit_and_come_from_the_seed_and_their_purpose() -> None
     assert (rows @ rows.T - torch.eye(4)).abs().max() < 0.6
 
 
+def test_random_rows_do_not_depend_on_the_device_that_torch_uses_by_default() -> None:
+    rows = random_rows(4, 50, 3, "start")
+    with torch.device("meta"):
+        assert torch.equal(rows, random_rows(4, 50, 3, "start"))
+
+
 def test_a_row_and_its_negative_have_the_same_canonical_sign() -> None:
     rows = random_rows(30, 7, 0, "rows")
     canonical = with_canonical_sign(rows)
