@@ -17,8 +17,9 @@ def moving_outputs(products: Products, size: int) -> Int[Tensor, " m"]:
 
     The derivative along a random direction is zero where the gradient is, and else only with probability zero.
     """
-    generator = torch.Generator().manual_seed(derive_seed(0, "outputs that move"))
-    probes = torch.randn(2, size, generator=generator, dtype=torch.float64).to(products.outputs)
+    outputs = products.outputs
+    generator = torch.Generator(device=outputs.device).manual_seed(derive_seed(0, "outputs that move"))
+    probes = torch.randn(2, size, generator=generator, dtype=outputs.dtype, device=outputs.device)
     with torch.no_grad():
         return products.push(probes).flatten(1).any(0).nonzero().squeeze(1)
 
