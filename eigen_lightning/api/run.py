@@ -132,10 +132,16 @@ class Run:
         """What true steps along direction k did, beside the quadratic prediction and random directions.
 
         Raises:
-            UserError: where the run made no causal checks, or the direction is dead.
+            UserError: where the run made no causal checks or none of this direction, or the direction is dead.
         """
         lines = self._json(self.folder.interventions, "Interventions")["directions"]
-        line = next(line for line in lines if line["direction"] == self._index(k))
+        line = next((line for line in lines if line["direction"] == self._index(k)), None)
+        if line is None:
+            raise UserError(
+                f"expected one of the {len(lines)} directions that were checked ({lines[0]['direction']}, "
+                f"{lines[1]['direction']}, ...), got {k}: `eigen-lightning intervene {self.folder.path} "
+                f"--most_directions {len(self)}` checks all"
+            )
         if not line["deltas"]:
             raise UserError(f"expected a direction with curvature, got direction {k}, which is dead")
         numbers = {name: torch.tensor(line[name], dtype=torch.float64) for name in CURVE}

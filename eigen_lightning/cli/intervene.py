@@ -16,6 +16,7 @@ def intervene(
     steps: int = 7,
     controls: int | None = None,
     matched: bool = True,
+    most_directions: int = 32,
     accelerator: str = "auto",
     quiet: bool = False,
 ) -> None:
@@ -27,6 +28,7 @@ def intervene(
         steps: steps on each side.
         controls: random directions a direction; null takes 16 for few parameters, else 2.
         matched: draw random samples that are as sensitive as the top ones; false takes all held-out ones alike.
+        most_directions: directions that are checked, evenly spaced among all of them where there are more.
         accelerator: Lightning's name of the device to use.
         quiet: print nothing.
 
@@ -37,7 +39,7 @@ def intervene(
     module, data = load_run(run_dir, accelerator)
     if not run.top_examples.exists():
         raise UserError(f"expected {run.top_examples}, which does not exist: fit with the TopExamples callback")
-    found = Interventions(n_examples, steps, controls, matched).check(module, data, run)
+    found = Interventions(n_examples, steps, controls, matched, most_directions).check(module, data, run)
     run.write_json(run.interventions, found)
     write_report(run)
     if quiet:

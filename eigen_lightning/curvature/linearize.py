@@ -133,7 +133,8 @@ class Linearizer:
         if network.static_graph and method == "gauss_newton" and isinstance(products, PlainProducts):
             products = TracedProducts.trace(products, origin, inputs, chunk.rows or n_directions)
         probes = traces.probe_directions(len(origin), origin, seed)
-        alone = len(probes) == len(origin) and differentiates_samples_alone(function, origin, inputs)
+        plain = isinstance(inputs, Tensor) and len(probes) == len(origin)
+        alone = plain and differentiates_samples_alone(function, origin, inputs)
         return cls(network, divergence, method, function, products, found, origin, probes, chunk, alone)
 
     @property

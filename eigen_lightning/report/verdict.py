@@ -79,9 +79,14 @@ def _causes(interventions: dict[str, Any]) -> list[Finding]:
         Finding(
             tone,
             f"Moving the weights along a direction changes its top samples {ratio(learned)} times as much as {kind} "
-            f"(median); along a random direction, {ratio(control)} times.",
+            f"({_median_of(interventions)}); along a random direction, {ratio(control)} times.",
         )
     ]
+
+
+def _median_of(interventions: dict[str, Any]) -> str:
+    checked, total = len(interventions["directions"]), interventions["n_directions"]
+    return "median" if checked == total else f"median of {checked} of {total} directions that were checked"
 
 
 def _reading(cards: list[Any], scorecard: dict[str, Any]) -> list[Finding]:

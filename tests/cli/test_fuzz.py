@@ -54,8 +54,6 @@ def shipped(path: Path, texts: Path) -> Config:
         target["init_args"].update(features=5, hidden=2)
         arguments["features"] = 5
     config["model"].update(n_directions=2)
-    if config["model"].get("steps_per_batch"):
-        config["model"]["steps_per_batch"] = 2
     config["trainer"]["max_epochs"] = 1
     return config
 

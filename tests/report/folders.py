@@ -180,6 +180,7 @@ def _interventions(directions: int, effects: Any) -> dict[str, Any]:
         )
     return {
         "n_examples": 20,
+        "n_directions": len(lines),
         "matched": True,
         "controls": 4,
         "predicted_span": [1e-4, 1.0],

@@ -10,6 +10,7 @@ import yaml
 from eigen_lightning.analysis.histogram import CurvatureHistogramMetric, edges
 from eigen_lightning.analysis.intervention import Samples
 from eigen_lightning.api.load import load_run
+from eigen_lightning.api.run import load
 from eigen_lightning.cli.main import main, run
 from eigen_lightning.curvature import MSE
 from eigen_lightning.learning.callbacks.effects import effects_on
@@ -97,6 +98,19 @@ def test_intervene_measures_the_same_again(xor, capsys):
     assert capsys.readouterr().out == ""
     assert xor.read_json(xor.interventions)["matched"] is False
     run(["intervene", str(xor.path), "--quiet"])
+
+
+def test_of_many_directions_a_sample_is_checked_and_the_page_says_so(xor):
+    before = xor.interventions.read_bytes()
+    run(["intervene", str(xor.path), "--quiet", "--most_directions=2"])
+    checked = xor.read_json(xor.interventions)
+    assert [line["direction"] for line in checked["directions"]] == [0, 2]
+    assert checked["n_directions"] == 3
+    assert "median of 2 of 3 directions that were checked" in xor.report.read_text(encoding="utf-8")
+    with pytest.raises(UserError, match="--most_directions 3"):
+        load(xor.path).curve(1)
+    run(["intervene", str(xor.path), "--quiet"])
+    assert xor.interventions.read_bytes() == before
 
 
 def test_report_and_compare_from_folders_alone(xor, tmp_path, capsys):

@@ -43,15 +43,26 @@ class Interventions(Callback):
         steps: steps on each side.
         controls: random directions a direction; null takes 16 for few parameters, where they cost nothing, else 2.
         matched: draw random samples that are as sensitive as the top ones; otherwise from all held-out ones alike.
+        most_directions: directions that are checked, evenly spaced among all of them where there are more.
 
     Raises:
         UserError: where a number is out of range.
     """
 
-    def __init__(self, n_examples: int = 20, steps: int = 7, controls: int | None = None, matched: bool = True) -> None:
-        for name, value, least in (("n_examples", n_examples, 1), ("steps", steps, 3), ("controls", controls or 1, 1)):
-            if value < least:
-                raise UserError(f"expected {name} of at least {least}, got {value}")
+    def __init__(
+        self,
+        n_examples: int = 20,
+        steps: int = 7,
+        controls: int | None = None,
+        matched: bool = True,
+        most_directions: int = 32,
+    ) -> None:
+        least = {"n_examples": 1, "steps": 3, "controls": 1, "most_directions": 1}
+        of = {"n_examples": n_examples, "steps": steps, "controls": controls or 1, "most_directions": most_directions}
+        for name, value in of.items():
+            if value < least[name]:
+                raise UserError(f"expected {name} of at least {least[name]}, got {value}")
+        self.most_directions = most_directions
         self.n_examples, self.steps, self.controls, self.matched = n_examples, steps, controls, matched
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -72,7 +83,9 @@ class Interventions(Callback):
             directions: U, where the module does not have all of it.
         """
         directions = module.U.detach() if directions is None else directions
-        lines = run.read_top_examples()
+        everything = run.read_top_examples()
+        # Each costs some thousand passes of the network: of many directions a sample says as much.
+        lines = everything[:: -(-len(everything) // self.most_directions)]
         samples = data.evaluation_sets["heldout"]
         pool = SensitivityPool(module, samples)
         checked = []
@@ -84,6 +97,7 @@ class Interventions(Callback):
         alive = [each for each in checked if each["deltas"]]
         return {
             "n_examples": self.n_examples,
+            "n_directions": len(everything),
             "matched": self.matched,
             "controls": self._controls(module),
             "predicted_span": list(SPAN),
