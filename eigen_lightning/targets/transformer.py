@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 STATIC_GRAPHS = ("gemma2", "gpt2", "gpt_neo", "gpt_neox", "llama", "mistral", "opt", "phi", "qwen2", "qwen3")
 """Model types whose computation depends on no values (tests/targets/test_transformer.py): not those with experts."""
 
+DEVIATION = 0.02
+"""Of initial matrices, where a configuration names none; GPT-2's."""
+
 
 class Transformer(Target):
     """A causal language model, loaded with transformer_lens's ``TransformerBridge``; nothing is folded or centered.
@@ -164,6 +167,23 @@ class Transformer(Target):
                 f"expected token ids from 0 to {self.vocabulary - 1}, the vocabulary of {self.name}, got "
                 f"{int(outside[0])}; tokenize with the model's own tokenizer"
             )
+
+    def randomized(self, seed: int) -> "Transformer":
+        """A copy as it was before training: matrices normal with the configuration's ``initializer_range``.
+
+        Not at the scale of the trained matrices: random ones of that scale saturate every attention pattern, and no
+        query or key direction has any curvature left.
+        """
+        copied = copy.deepcopy(self)
+        generator = torch.Generator().manual_seed(seed)
+        deviation = getattr(self._config, "initializer_range", None) or DEVIATION
+        for name, parameter in copied.network.named_parameters():
+            if parameter.ndim > 1:
+                drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter.data.copy_(drawn * deviation)
+            else:
+                parameter.data.fill_(0.0 if name.endswith("bias") else 1.0)
+        return copied
 
     def heads(self) -> dict[str, tuple[int, int]]:
         """Heads of the chosen query, key and value weights (in rows) and output weights (in columns)."""

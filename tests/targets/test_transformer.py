@@ -62,6 +62,22 @@ def test_tied_embeddings_move_together(tiny_folder, tokens):
     assert "tied" in target.readout_reason
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_random_network_is_as_before_training_and_its_attention_is_not_saturated(architecture, tiny_folder, tokens):
+    target = loaded(tiny_folder(architecture))
+    before = target.outputs(target.weights, tokens)
+    random = target.randomized(0)
+    assert torch.equal(target.outputs(target.weights, tokens), before)
+    matrices = [parameter for parameter in random.network.parameters() if parameter.ndim > 1]
+    assert all(abs(float(matrix.std()) / 0.02 - 1) < 0.5 for matrix in matrices)
+    outputs = random.outputs(random.weights, tokens)
+    assert 0 < float(outputs.std()) < float(before.std())
+    again = target.randomized(0)
+    assert torch.equal(again.outputs(again.weights, tokens), outputs)
+    moved = {name: weight + 0.1 for name, weight in random.weights.items()}
+    assert not torch.equal(random.outputs(moved, tokens), outputs)
+
+
 def test_dropout_is_off_and_the_outputs_repeat(tiny_folder, tokens):
     target = loaded(tiny_folder("gpt2"))
     assert torch.equal(target.outputs(target.weights, tokens), target.outputs(target.weights, tokens))
