@@ -200,11 +200,11 @@ class Run:
             ``[K, batch, *positions]``; of a text ``[K, tokens]``.
         """
         of_text = isinstance(inputs, str)
-        given = self._inputs(inputs)
-        linearizer = self._linearizer(given[:SAMPLES_AT_ONCE])
+        batch = self._inputs(inputs)
+        linearizer = self.linearizer(batch[:SAMPLES_AT_ONCE])
         parts = [
-            linearizer(given[start : start + SAMPLES_AT_ONCE]).d2D(self.U.to(given.device))
-            for start in range(0, len(given), SAMPLES_AT_ONCE)
+            linearizer(batch[start : start + SAMPLES_AT_ONCE]).d2D(self.U.to(batch.device))
+            for start in range(0, len(batch), SAMPLES_AT_ONCE)
         ]
         values = torch.cat(parts, 1).cpu()
         return values[:, 0] if of_text else values
@@ -212,6 +212,25 @@ class Run:
     def tokens(self, text: str) -> list[str]:
         """The tokens of a text, as :meth:`d2D` sees it."""
         return [self._tokenizer.decode([token]) for token in self._token_ids(text)]
+
+    def linearizer(self, inputs: Any) -> Linearizer:
+        """Linearizes the target as the run did.
+
+        Args:
+            inputs: a batch like those to come, ``[batch, ...]``.
+        """
+        inputs = inputs.to(next(self.target.network.parameters()).device)
+        if self._prepared is None:
+            curvature = self.manifest["curvature"]
+            self._prepared = Linearizer.prepare(
+                self.target,
+                self.divergence,
+                inputs,
+                curvature["method"],
+                curvature["pulled_back_metric"],
+                n_directions=len(self),
+            )
+        return self._prepared
 
     @contextmanager
     def perturbed(self, k: int, delta: float) -> Iterator[Target]:
@@ -333,19 +352,6 @@ class Run:
             inputs = torch.as_tensor(inputs)
         self.target.check_inputs(inputs)
         return inputs.to(device)
-
-    def _linearizer(self, inputs: Any) -> Linearizer:
-        if self._prepared is None:
-            curvature = self.manifest["curvature"]
-            self._prepared = Linearizer.prepare(
-                self.target,
-                self.divergence,
-                inputs,
-                curvature["method"],
-                curvature["pulled_back_metric"],
-                n_directions=len(self),
-            )
-        return self._prepared
 
 
 CURVE = ("deltas", "predicted", "top", "random", "control_top", "control_random")

@@ -1,10 +1,11 @@
 """``eigen-lightning intervene``: the causal checks of a finished run."""
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
-from eigen_lightning.api.load import load_run
-from eigen_lightning.learning.callbacks.intervention import Interventions
+from eigen_lightning.analysis.causal import CausalSettings, causal_checks
+from eigen_lightning.api.load import load_with_samples
 from eigen_lightning.report import write_report
 from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.folder import RunFolder
@@ -29,17 +30,20 @@ def intervene(
         controls: random directions a direction; null takes 16 for few parameters, else 2.
         matched: draw random samples that are as sensitive as the top ones; false takes all held-out ones alike.
         most_directions: directions that are checked, evenly spaced among all of them where there are more.
-        accelerator: Lightning's name of the device to use.
+        accelerator: the device: "cpu", "gpu" or torch's name of one; "auto" takes an accelerator where there is one.
         quiet: print nothing.
 
     Raises:
         UserError: where the folder holds no finished run.
     """
-    run = RunFolder(run_dir)
-    module, data = load_run(run_dir, accelerator)
+    run, settings = RunFolder(run_dir), CausalSettings(n_examples, steps, controls, matched, most_directions)
+    loaded, data = load_with_samples(run_dir, device_named(accelerator))
     if not run.top_examples.exists():
         raise UserError(f"expected {run.top_examples}, which does not exist: fit with the TopExamples callback")
-    found = Interventions(n_examples, steps, controls, matched, most_directions).check(module, data, run)
+    samples = data.evaluation_sets["heldout"]
+    linearizer = loaded.linearizer(samples.batch(0, torch.arange(min(data.batch_size, len(samples)))).inputs)
+    seed = loaded.manifest["seed"]
+    found = causal_checks(linearizer, samples, loaded.U, run.read_top_examples(), seed, settings).to_json()
     run.write_json(run.interventions, found)
     write_report(run)
     if quiet:
@@ -70,3 +74,20 @@ def intervene(
 def shown(ratio: float | None) -> str:
     """A ratio with three digits; infinite where nothing moved on the random samples."""
     return "∞" if ratio is None else f"{ratio:.3g}"
+
+
+def device_named(accelerator: str) -> torch.device:
+    """The device that a command's ``accelerator`` names.
+
+    Raises:
+        UserError: where torch knows none of that name.
+    """
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator in ("auto", "gpu"):
+        if found is None and accelerator == "gpu":
+            raise UserError("expected an accelerator, found none here: use --accelerator=cpu")
+        return found or torch.device("cpu")
+    try:
+        return torch.device(accelerator)
+    except RuntimeError as error:
+        raise UserError(f"expected accelerator auto, cpu, gpu or a device's name, got {accelerator!r}") from error

@@ -120,6 +120,7 @@ class SampleStream(Remembering, LightningDataModule, ABC):
     Attributes:
         train_set: what directions are learned on; there after :meth:`setup`.
         evaluation_sets: by name, "heldout" first; there after :meth:`setup`.
+        for_target: the target the samples go to, where no Trainer has a module that tells.
     """
 
     train_set: SampleSet
@@ -142,6 +143,7 @@ class SampleStream(Remembering, LightningDataModule, ABC):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
+        self.for_target: Any = None
         # A held-out set may be smaller than the number of devices: some then have no batch of it, which is no error.
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
@@ -156,6 +158,13 @@ class SampleStream(Remembering, LightningDataModule, ABC):
     @abstractmethod
     def identity(self) -> dict[str, Any]:
         """JSON-able facts that determine the samples, the seed aside; called after :meth:`setup`."""
+
+    @property
+    def target(self) -> Any:
+        """What the samples go to: ``for_target``, or the target of the Trainer's module; None without either."""
+        if self.for_target is not None or self.trainer is None:
+            return self.for_target
+        return getattr(self.trainer.lightning_module, "target", None)
 
     @property
     def resolved_seed(self) -> int:

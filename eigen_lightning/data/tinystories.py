@@ -155,8 +155,7 @@ class TinyStories(SampleStream):
     def _tokenizer(self) -> Any:
         if self.tokenizer is not None:
             return load_tokenizer(self.tokenizer)
-        module = self.trainer.lightning_module if self.trainer is not None else None
-        return check_tokenizer(getattr(getattr(module, "target", None), "tokenizer", None))
+        return check_tokenizer(getattr(self.target, "tokenizer", None))
 
     def _collector(self, tokenizer: Any, wanted: int | None, seed: int) -> WindowCollector:
         def choose(story: str, count: int) -> Int[np.ndarray, " chosen"]:

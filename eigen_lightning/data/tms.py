@@ -138,8 +138,7 @@ class TMS(SampleStream):
         return train, {"heldout": heldout, "single_feature": single}
 
     def _features(self) -> int:
-        target = getattr(self.trainer and self.trainer.lightning_module, "target", None)
-        features = getattr(target, "features", None) if self.features is None else self.features
+        features = getattr(self.target, "features", None) if self.features is None else self.features
         if features is None:
             raise UserError("expected data.features, or a target that has a number of features, got neither: set it")
         return features

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from eigen_lightning.data.stream import Batch, SampleSet
 from eigen_lightning.data.tokenizer import encode
+from eigen_lightning.report.text import visible
 
 CONTEXT_BEFORE = 15
 CONTEXT_AFTER = 4
@@ -72,11 +73,6 @@ class WindowCollector:
         """All windows in the order of the stories."""
         ids = torch.from_numpy(np.concatenate(self._ids))
         return TextWindows(name, first_id, ids, self.tokenizer, self.stories, self._first_tokens)
-
-
-def visible(text: str) -> str:
-    """Line ends as "↵", so that a token that is one can be seen; character by character, so that parts still join."""
-    return text.replace("\r", "␍").replace("\n", "↵")
 
 
 class TextWindows(SampleSet):

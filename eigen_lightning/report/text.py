@@ -51,6 +51,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return text
 
 
+def visible(text: str) -> str:
+    """Line ends as "↵", so that a token that is one can be seen; character by character, so that parts still join."""
+    return text.replace("\r", "␍").replace("\n", "↵")
+
+
 MOST_NUMBERS = 12
 """Numbers of an input that stand on one line."""
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 import yaml
 
+from eigen_lightning.analysis.effects import effects_on
 from eigen_lightning.analysis.histogram import CurvatureHistogramMetric, edges
 from eigen_lightning.analysis.intervention import Samples
-from eigen_lightning.api.load import load_run
+from eigen_lightning.analysis.sensitivity import SensitivityPool
+from eigen_lightning.api.load import load_with_samples
 from eigen_lightning.api.run import load
 from eigen_lightning.cli.main import main, run
 from eigen_lightning.curvature import MSE
-from eigen_lightning.learning.callbacks.effects import effects_on
-from eigen_lightning.learning.callbacks.intervention import SensitivityPool
 from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.folder import RunFolder
 from tests.report.test_report import Page
@@ -132,7 +132,7 @@ def test_a_tms_run_shows_single_features_and_its_hidden_space(tmp_path):
 
 
 def test_text_is_shaded_by_the_d2d_of_every_token(text):
-    module, data = load_run(text.path)
+    loaded, data = load_with_samples(text.path)
     samples = data.evaluation_sets["heldout"]
     lines, cards = text.read_top_examples(), text.read_lines(text.cards)
     assert len(cards) == 4
@@ -141,7 +141,7 @@ def test_text_is_shaded_by_the_d2d_of_every_token(text):
         assert card["histogram"]["samples"] == len(samples) * 8
         for example, context in zip(line["examples"], card["contexts"], strict=True):
             index = samples.locate(context["sample_id"])[1]
-            expected = module.d2D(samples.batch(0, torch.tensor([index])), samples)[k, 0]
+            expected = loaded.d2D(samples.batch(0, torch.tensor([index])).inputs)[k, 0]
             assert context["values"] == pytest.approx(expected.tolist(), rel=1e-2, abs=1e-9)
             assert context["values"][example["position"]] == pytest.approx(example["value"], rel=1e-3)
             assert len(context["tokens"]) == 8
@@ -150,17 +150,17 @@ def test_text_is_shaded_by_the_d2d_of_every_token(text):
 
 
 def test_promoted_and_suppressed_tokens_are_those_of_the_moved_model(text):
-    module, data = load_run(text.path)
+    loaded, data = load_with_samples(text.path)
     samples = data.evaluation_sets["heldout"]
     example = text.read_top_examples()[0]["examples"][:1]
     index = samples.locate(example[0]["sample_id"])[1]
     inputs, position = samples.batch(0, torch.tensor([index])).inputs, example[0]["position"]
     top = Samples(inputs, torch.tensor([position]))
-    found = effects_on(module, samples, top, module.U[0], example[0]["value"], example)
-    target, space = module.target, module.target.space
+    found = effects_on(loaded.linearizer(inputs), samples, top, loaded.U[0], example[0]["value"], example)
+    target, space = loaded.target, loaded.target.space
     logits = []
     for delta in (0.0, found["delta"]):
-        moved = space.unflatten(space.flatten(target.weights) + delta * module.U[0].detach())
+        moved = space.unflatten(space.flatten(target.weights) + delta * loaded.U[0].detach())
         logits.append(target.outputs(moved, inputs)[0, position].double().detach())
     shift = logits[1] - logits[0]
     change = shift - (logits[0].softmax(-1) * shift).sum()
@@ -175,15 +175,15 @@ def test_promoted_and_suppressed_tokens_are_those_of_the_moved_model(text):
 
 
 def test_sensitivity_is_the_trace(xor):
-    module, data = load_run(xor.path)
+    loaded, data = load_with_samples(xor.path)
     samples = data.evaluation_sets["heldout"]
-    pool = SensitivityPool(module, samples)
-    origin = module.target.space.flatten(module.target.weights)
+    pool = SensitivityPool(loaded.linearizer(samples.batch(0, torch.arange(4)).inputs), samples, 0)
+    origin = loaded.target.space.flatten(loaded.target.weights)
     for identity, trace in zip(pool.sample_id.tolist(), pool.sensitivity, strict=True):
         inputs = samples.batch(0, torch.tensor([samples.locate(identity)[1]])).inputs
 
         def divergence(weights: torch.Tensor, inputs: torch.Tensor = inputs) -> torch.Tensor:
-            outputs = [module.target.outputs(module.target.space.unflatten(w), inputs) for w in (weights, origin)]
+            outputs = [loaded.target.outputs(loaded.target.space.unflatten(w), inputs) for w in (weights, origin)]
             return MSE().value(*outputs).squeeze()
 
         expected = torch.func.hessian(divergence)(origin).trace()
@@ -205,8 +205,8 @@ def test_a_run_whose_target_changed_is_refused(xor, tmp_path):
     changed = RunFolder(tmp_path / "copy")
     weights, facts = changed.read_target()
     changed.write_target({name: tensor * 1.01 for name, tensor in weights.items()}, facts)
-    with pytest.raises(UserError, match="weights have changed"):
-        load_run(changed.path)
+    with pytest.raises(UserError, match="expected the target that was decomposed"):
+        load_with_samples(changed.path)
 
 
 def test_no_report_where_none_is_wanted(tmp_path):

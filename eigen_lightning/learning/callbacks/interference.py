@@ -13,7 +13,7 @@ from eigen_lightning.learning.callbacks.evaluation import (
     show_picture,
     takes_pictures,
 )
-from eigen_lightning.learning.callbacks.heat_map import heat_map
+from eigen_lightning.report.heat_map import heat_map
 
 TITLE = r"mean of $d_k\,d_l\,\cos^2$ over held-out samples, 1 for $k = l$"
 

@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from eigen_lightning.learning.callbacks.evaluation import run_folder_of, show_picture, tensorboards_of
-from eigen_lightning.learning.callbacks.geometry import hidden_space
+from eigen_lightning.report.hidden_space import hidden_space
 from eigen_lightning.run.folder import RunFolder
 from eigen_lightning.targets.toys.tms import TMSTarget
 

@@ -15,12 +15,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.text.text_plugin import text_array_to_html
 
 from eigen_lightning.learning.callbacks import Cards, Health, Interference, Scorecard, TensorBoard, TopExamples
-from eigen_lightning.learning.callbacks import heat_map as heat_map_module
 from eigen_lightning.learning.callbacks.evaluation import show_picture
-from eigen_lightning.learning.callbacks.geometry import hidden_space
-from eigen_lightning.learning.callbacks.heat_map import annotated, heat_map, plain
 from eigen_lightning.learning.callbacks.tensorboard import add_scorecard
 from eigen_lightning.learning.callbacks.top_examples import as_markdown
+from eigen_lightning.report import heat_map as heat_map_module
+from eigen_lightning.report.heat_map import annotated, heat_map, plain
+from eigen_lightning.report.hidden_space import hidden_space
 from eigen_lightning.run.metrics_csv import MetricsCSV
 from tests.toy_runs import fit
 

@@ -1,15 +1,17 @@
 """What a step along a direction does to the outputs: a toy model's numbers, a language model's tokens."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from eigen_lightning.analysis.intervention import Samples, moved_outputs
-from eigen_lightning.data.stream import SampleSet
-from eigen_lightning.data.windows import visible
-from eigen_lightning.report.text import MOST_NUMBERS, one_line
+from eigen_lightning.curvature import Linearizer
+from eigen_lightning.report.text import MOST_NUMBERS, one_line, visible
+
+if TYPE_CHECKING:
+    from eigen_lightning.data.stream import SampleSet
 
 EFFECT = 0.1
 """Predicted divergence of the step at which effects are shown: large enough to matter, mostly within the quadratic."""
@@ -26,8 +28,8 @@ here, and its logits move freely without meaning anything."""
 
 
 def effects_on(
-    module: Any,
-    samples: SampleSet,
+    linearizer: Linearizer,
+    samples: "SampleSet",
     top: Samples,
     direction: Float[Tensor, " P"],
     curvature: float,
@@ -36,7 +38,7 @@ def effects_on(
     """The outputs before and after one step each way.
 
     Args:
-        module: with its loaded target.
+        linearizer: of the target, with its trained weights.
         samples: the held-out samples.
         top: the direction's top samples.
         direction: u, in unit norm.
@@ -48,17 +50,18 @@ def effects_on(
     """
     delta = (2 * EFFECT / curvature) ** 0.5
     deltas = torch.tensor([0.0, delta, -delta], dtype=torch.float64)
-    tokenizer = getattr(module.target, "tokenizer", None)
+    target = linearizer.network
+    tokenizer = getattr(target, "tokenizer", None)
     if tokenizer is not None and top.position is not None:
-        moved = torch.cat(list(moved_outputs(module.target, direction, deltas, top))).cpu()
+        moved = torch.cat(list(moved_outputs(target, direction, deltas, top))).cpu()
         return {"delta": delta, **_on_tokens(moved, tokenizer, examples)}
     if len(samples) <= SHOWN_SAMPLES and top.position is None:
         # So few that all are shown: the truth table.
         batch = samples.batch(0, torch.arange(len(samples)))
-        top = Samples(batch.inputs.to(module.device))
+        top = Samples(batch.inputs.to(direction.device))
         examples = [samples.describe(identity) for identity in batch.sample_id.tolist()]
-    moved = torch.cat(list(moved_outputs(module.target, direction, deltas, top))).cpu()
-    values = module.linearizer(top.inputs).d2D(direction[None])[0]
+    moved = torch.cat(list(moved_outputs(target, direction, deltas, top))).cpu()
+    values = linearizer(top.inputs).d2D(direction[None])[0]
     if top.position is not None:
         values = values.flatten(1)[torch.arange(len(values)), top.position]
     # Of many outputs those that move most.
@@ -85,14 +88,14 @@ def _on_tokens(
     log_p = logits.log_softmax(-1)
     probability = log_p.exp()
     mean = probability.mean(1)
-    kept = (mean.amax(0) >= LEAST_PROBABILITY).nonzero().flatten()
+    likely = (mean.amax(0) >= LEAST_PROBABILITY).nonzero().flatten()
 
     def text(token: int) -> str:
         return visible(tokenizer.decode([token], clean_up_tokenization_spaces=False))
 
     def listed(sign: int, change: Tensor, largest: bool) -> list[dict[str, Any]]:
-        count = min(SHOWN_TOKENS, len(kept))
-        best = kept[change[kept].topk(count, largest=largest).indices].tolist()
+        count = min(SHOWN_TOKENS, len(likely))
+        best = likely[change[likely].topk(count, largest=largest).indices].tolist()
         return [
             {
                 "token": text(token),
