@@ -210,9 +210,7 @@ def _check(
     random = pool.samples(samples, pool.sample_id[drawn], None if pool.position is None else pool.position[drawn])
     network = linearizer.network
     controls = random_directions(n_controls, network.space.size, seed).to(direction)
-    measured = intervene(
-        network, linearizer.divergence, direction, controls, curvature, top, random, settings.steps
-    )
+    measured = intervene(network, linearizer.divergence, direction, controls, curvature, top, random, settings.steps)
     return DirectionCheck(
         line["direction"], measured, effects_on(linearizer, samples, top, direction, curvature, examples)
     )

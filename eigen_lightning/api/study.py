@@ -199,7 +199,7 @@ def run_one(run: StudyRun) -> str | None:
     """Do one run in this process; returns what a person could mend where that ended it."""
     import torch
 
-    from eigen_lightning.cli import main as cli
+    from eigen_lightning.api.configured import run_configured
     from eigen_lightning.run.console import set_up_console
 
     set_up_console(debug=False, quiet=True)
@@ -211,7 +211,7 @@ def run_one(run: StudyRun) -> str | None:
         write_atomically(results.target, run.shared_target.read_bytes())
     arguments = ["fit", *run.arguments, f"--run_dir={run.folder}", "--quiet=true"]
     try:
-        cli.run([*arguments, "--trainer.logger=false", "--trainer.enable_checkpointing=false"])
+        run_configured([*arguments, "--trainer.logger=false", "--trainer.enable_checkpointing=false"])
         if not results.scorecard.exists():
             raise UserError("expected a scorecard, found none: add Scorecard to trainer.callbacks")
     except UserError as error:

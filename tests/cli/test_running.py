@@ -203,7 +203,7 @@ def test_a_runs_configuration_means_the_run_to_go_on_with_and_to_look_at(
 
 
 def test_relative_paths_hold_in_another_working_directory(tmp_path: Path) -> None:
-    from eigen_lightning.cli.configuration import with_absolute_paths
+    from eigen_lightning.api.configuration import with_absolute_paths
 
     for name in ("stories.txt", "model", "folder/stories"):
         (tmp_path / name).mkdir(parents=True)
