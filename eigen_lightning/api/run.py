@@ -5,27 +5,33 @@ import importlib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eigen_lightning.analysis.intervention import Curve, Intervention
+from eigen_lightning.analysis.intervention import Curve, Intervention, Samples, intervene, random_directions
 from eigen_lightning.analysis.structure import Structure, structure
 from eigen_lightning.curvature import Divergence, Linearizer
 from eigen_lightning.curvature.divergence import NAMED
 from eigen_lightning.report import comparison as compared
-from eigen_lightning.report import write_report
+from eigen_lightning.report import plots, write_report
+from eigen_lightning.report.heat_map import heat_map_figure
 from eigen_lightning.report.text import one_line
+from eigen_lightning.report.writing import direction_page
 from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.folder import RunFolder
 from eigen_lightning.run.tensor_tree import TensorTree
 from eigen_lightning.targets import Target
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from eigen_lightning.analysis.health import Health
 
 log = logging.getLogger(__name__)
@@ -253,7 +259,67 @@ class Run:
                 for name, tensor in weights.items():
                     tensor.copy_(kept[name])
 
+    def intervene(
+        self, k: int, top: Tensor, random: Tensor, controls: int = 16, steps: int = 7, seed: int = 0
+    ) -> Intervention:
+        """What true steps along direction k do on inputs of one's own, beside random directions.
+
+        Args:
+            k: which direction.
+            top: inputs on which it is steep, ``[n, ...]``; outputs have no positions.
+            random: inputs to compare with.
+            controls: random directions that the control is the mean of.
+            steps: steps on each side.
+            seed: of the random directions.
+
+        Raises:
+            UserError: where outputs have positions, or the direction has no curvature on ``top``.
+        """
+        values = self.d2D(top)[self._index(k)]
+        if values.ndim != 1:
+            raise UserError(f"expected outputs without positions, got {list(values.shape[1:])} a sample")
+        device = next(self.target.network.parameters()).device
+        drawn = random_directions(controls, self.U.shape[1], seed).to(self.U).to(device)
+        there, elsewhere = Samples(self._inputs(top)), Samples(self._inputs(random))
+        direction, curvature = self.U[k].to(device), float(values.mean())
+        return intervene(self.target, self.divergence, direction, drawn, curvature, there, elsewhere, steps)
+
     # --------------------------------------------------------------------------------------------------- showing
+
+    def direction(self, k: int) -> "Direction":
+        """Direction k, which shows itself in a notebook as its card in the report."""
+        return Direction(self.folder, self._index(k))
+
+    def plot_interference(self) -> "Figure":
+        """Interference of each two directions over the geometric mean of their own, as a heat map."""
+        if not self.folder.interference.exists():
+            raise UserError(f"expected {self.folder.interference}, which does not exist: fit with Interference")
+        matrix = np.load(self.folder.interference).astype(float)
+        own = np.sqrt(np.maximum(matrix.diagonal(), np.finfo(float).tiny))
+        return heat_map_figure(matrix / own[:, None] / own, "Interference, normalized")
+
+    def plot_steepness(self) -> "Figure":
+        """Steepness on held-out samples over training, with the controls of the scorecard."""
+        steps, values = plots.curve_of_metrics(self.folder.metrics, "heldout/steepness")
+        card = self.folder.read_json(self.folder.scorecard) if self.folder.scorecard.exists() else {}
+        controls = {name: card[name]["steepness"] for name in COLUMNS[1:] if name in card}
+        return plots.steepness_figure(steps, values, controls)
+
+    def plot_responses(self, k: int) -> "Figure":
+        """True divergence after steps along direction k, beside prediction and random directions.
+
+        Raises:
+            UserError: as :meth:`curve`.
+        """
+        found = self.curve(k)
+        curves = {"top": found.learned.top, "random": found.learned.random, "control_top": found.control.top}
+        return plots.responses_figure({"deltas": found.deltas, "predicted": found.predicted, **curves})
+
+    def plot_structure(self) -> "Figure":
+        """Share of each direction's squared norm in each parameter."""
+        return plots.structure_figure(
+            {name: share.numpy() for name, share in structure(self.U, self.shapes).by_parameter.items()}
+        )
 
     def report(self) -> Path:
         """Write ``report.html`` from what the folder holds; returns its path."""
@@ -352,6 +418,23 @@ class Run:
             inputs = torch.as_tensor(inputs)
         self.target.check_inputs(inputs)
         return inputs.to(device)
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A direction of a run.
+
+    Attributes:
+        folder: of the run.
+        k: its number.
+    """
+
+    folder: RunFolder
+    k: int
+
+    def _repr_html_(self) -> str:
+        page = html.escape(direction_page(self.folder, self.k), quote=True)
+        return f'<iframe srcdoc="{page}" width="100%" height="560" style="border:0"></iframe>'
 
 
 CURVE = ("deltas", "predicted", "top", "random", "control_top", "control_random")

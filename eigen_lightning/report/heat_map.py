@@ -1,11 +1,17 @@
 """A matrix of directions by directions as a picture, with axes, numbers and a scale where matplotlib is installed."""
 
 from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+
+from eigen_lightning.report.plots import blank
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NUMBERED_UP_TO = 12
 """Directions up to which every cell holds its number: beyond, the digits would touch."""
@@ -37,15 +43,18 @@ def plain(values: Float[np.ndarray, "K K"], least_side: int = 256) -> UInt8[Tens
 
 
 def annotated(values: Float[np.ndarray, "K K"], title: str) -> UInt8[Tensor, "3 height width"]:
+    """The figure as numbers of pixels."""
+    canvas: Any = heat_map_figure(values, title).canvas
+    canvas.draw()
+    return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy()).permute(2, 0, 1)
+
+
+def heat_map_figure(values: Float[np.ndarray, "K K"], title: str) -> "Figure":
     """Axes with the directions' numbers, a scale of colors and, for few directions, the value in each cell."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    figure = blank(5, 4.4)
     from matplotlib.colors import LinearSegmentedColormap
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    # Without pyplot, which would keep every figure until the process ends.
-    figure = Figure(figsize=(5, 4.4), dpi=150, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     shown = axes.imshow(values, cmap=LinearSegmentedColormap.from_list("depth", [LOW, HIGH]), vmin=0, vmax=1)
     figure.colorbar(shown, ax=axes, fraction=0.046)
@@ -59,5 +68,4 @@ def annotated(values: Float[np.ndarray, "K K"], title: str) -> UInt8[Tensor, "3 
             color = "white" if value > 0.5 else "black"
             text = f"{value:.2f}" if value >= LEAST_SHOWN else "0"
             axes.text(column, row, text, ha="center", va="center", color=color, fontsize=10 if count <= 8 else 7)
-    canvas.draw()
-    return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy()).permute(2, 0, 1)
+    return figure

@@ -73,6 +73,12 @@ def write_report(run: RunFolder) -> Path:
     return run.report
 
 
+def direction_page(run: RunFolder, k: int) -> str:
+    """Direction k's card of the report, as a page of its own."""
+    values = contents(run)
+    return render("direction.html", **{**values, "card": values["cards"][k], "title": f"Direction {k}"})
+
+
 def contents(run: RunFolder) -> dict[str, Any]:
     """What the template of the report is filled with."""
     manifest = run.read_json(run.manifest)

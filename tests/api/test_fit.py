@@ -1,5 +1,6 @@
 """Five lines from a network to a run folder, and everything again from the folder alone."""
 
+import html
 import json
 import logging
 import os
@@ -242,10 +243,47 @@ def test_looking_at_a_run_loads_no_lightning(run: el.Run, tmp_path: Path) -> Non
         f"run = el.load({str(run.folder.path)!r})\n"
         "run.scorecard, run.top_examples(0), run.U, run.structure(0), run.curve(0), run.report()\n"
         "from eigen_lightning.targets import Network\n"
+        "run.direction(0)._repr_html_(), run.plot_structure()\n"
+        "from tests.api.digits import digits, trained_cnn\n"
+        "images, labels = digits()\n"
+        f"run = el.load({str(run.folder.path)!r}, trained_cnn(images, labels))\n"
+        "run.d2D(images[:8]), run.intervene(0, images[:8], images[8:16], controls=1)\n"
+        "with run.perturbed(0, 0.1) as target: target.network(images[:2])\n"
         "assert 'lightning' not in sys.modules and 'transformers' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_figures_show_what_the_folder_holds(run: el.Run) -> None:
+    pytest.importorskip("matplotlib")
+    image = run.plot_interference().axes[0].images[0].get_array()
+    assert image.shape == (len(run), len(run))
+    assert image.diagonal().tolist() == pytest.approx([1.0] * len(run), rel=1e-5)
+    curve, *controls = run.plot_steepness().axes[0].lines
+    assert curve.get_ydata()[-1] == pytest.approx(run.scorecard["learned"]["steepness"], rel=0.05)
+    assert controls[0].get_ydata()[0] == run.scorecard["random"]["steepness"]
+    responses = run.plot_responses(0).axes[0].lines
+    assert responses[1].get_ydata().tolist() == run.curve(0).learned.top.tolist()
+    heights = sum(bar.get_height() for bars in run.plot_structure().axes[0].containers for bar in bars)
+    assert heights == pytest.approx(len(run))
+
+
+def test_a_direction_shows_its_card_alone(run: el.Run) -> None:
+    page = html.unescape(run.direction(2)._repr_html_())
+    assert page.count("<article") == 1
+    assert "Direction 2" in page
+    assert "Direction 1<" not in page
+
+
+def test_ones_own_inputs_are_intervened_on(run: el.Run) -> None:
+    images = digits()[0]
+    values = run.d2D(images)[0]
+    found = run.intervene(0, images[values.topk(20).indices], images[:64], controls=4)
+    half = len(found.deltas) // 2
+    both = (found.learned.top[half] + found.learned.top[half - 1]) / 2
+    assert both == pytest.approx(float(found.predicted[half]), rel=0.05)
+    assert found.selectivity > found.control_selectivity
 
 
 def test_public_names_are_there() -> None:
