@@ -1,0 +1,51 @@
+"""A language model from a folder, through the interface: fit, load, d2D of a text."""
+
+import pytest
+import torch
+
+import eigen_lightning as el
+from tests.targets.conftest import save_tiny_model
+
+TEXT = " ".join(f"w{i}" for i in (3, 1, 4, 1, 5, 9, 2, 6))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> el.Run:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("language")
+    model = save_tiny_model(folder / "model", "gpt_neo")
+    chance = torch.Generator().manual_seed(0)
+    words = [" ".join(f"w{i}" for i in torch.randint(61, (16,), generator=chance)) for _ in range(60)]
+    (folder / "stories.txt").write_text("\n<|endoftext|>\n".join(words), encoding="utf-8")
+    stories = el.TinyStories(str(folder / "stories.txt"), context_length=8, heldout_fraction=0.4, batch_size=16)
+    target = el.Transformer(str(model), ["blocks.1.attn.W_K"])
+    return el.fit(target, stories, n_directions=3, run_dir=folder / "run", max_epochs=1, quiet=True)
+
+
+def test_a_text_has_d2d_on_every_token_in_memory_and_from_disk(run: el.Run) -> None:
+    values = run.d2D(TEXT)
+    assert values.shape == (3, 8)
+    assert run.tokens(TEXT)[0].strip() == "w3"
+    # At the first position a query sees one key: nothing moves.
+    assert float(values[:, 0].max()) < 1e-6 * float(values.max())
+    assert torch.equal(el.load(run.folder.path).d2D(TEXT), values)
+
+
+def test_d2d_of_a_text_is_what_steps_of_the_weights_do(run: el.Run) -> None:
+    inputs = run._inputs(TEXT)
+    target, divergence, space = run.target, run.divergence, run.target.space
+    target.to(dtype=torch.float64)
+    try:
+        at = space.flatten(target.weights)
+        step = run.U[1].double() * 1e-3
+        outputs = [target.outputs(space.unflatten(at + sign * step), inputs).detach() for sign in (1, 0, -1)]
+        moved = divergence.value(outputs[0], outputs[1]) + divergence.value(outputs[2], outputs[1])
+    finally:
+        target.to(dtype=torch.float32)
+    assert moved[0].tolist() == pytest.approx((run.d2D(TEXT)[1] * 1e-6).tolist(), rel=1e-2, abs=1e-13)
+
+
+def test_top_examples_are_text(run: el.Run) -> None:
+    examples = run.top_examples(2)
+    assert examples[0]["value"] == max(example["value"] for example in examples)
+    assert {"before", "token", "after", "position"} <= set(examples[0])
