@@ -20,7 +20,9 @@ from tests.targets.conftest import save_tiny_model
 pytestmark = pytest.mark.slow
 
 # Overlays, which vary a shape, are no configurations by themselves.
-CONFIGS = sorted(path for path in (Path(__file__).parents[2] / "configs").glob("*.yaml") if "\ndata:" in path.read_text())
+CONFIGS = sorted(
+    path for path in (Path(__file__).parents[2] / "configs").glob("*.yaml") if "\ndata:" in path.read_text()
+)
 FAST, ALL = 40, 300
 SMALL = {"samples_per_epoch": 256, "batch_size": 64, "n_sequences": 64, "n_heldout_sequences": 16, "context_length": 8}
 
