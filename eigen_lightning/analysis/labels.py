@@ -110,49 +110,6 @@ def label_directions(
     return labels
 
 
-@torch.no_grad()
-def label_by_kind(
-    names: Sequence[str],
-    train_kinds: Bool[Tensor, "samples R"],
-    train_curvature: Float[Tensor, "K samples"],
-    unseen_kinds: Bool[Tensor, "unseen R"],
-    unseen_curvature: Float[Tensor, "K unseen"],
-) -> list[Label]:
-    """The best of R kinds of samples for each direction: features present in a toy's inputs, classes of images.
-
-    Args:
-        names: of the kinds, in words.
-        train_kinds: which samples are of which kinds; a sample may be of several, or of none.
-        train_curvature: d2D of each direction on each sample, divided by the sample's trace.
-        unseen_kinds: the same of samples to judge the labels on.
-        unseen_curvature: the same there.
-    """
-    weights, judged = _by_sample(train_curvature), _by_sample(unseen_curvature)
-    kinds, there = train_kinds.cpu(), unseen_kinds.cpu()
-    information, best = _information(weights.T @ kinds.double(), weights.sum(0), kinds.sum(0), len(kinds)).max(1)
-    return [
-        _label(
-            names[kind],
-            Rule(("kind",), (kind,)),
-            (weights[:, k], kinds[:, kind]),
-            (judged[:, k], there[:, kind]),
-        )
-        if information[k] > 0
-        else NO_LABEL
-        for k, kind in enumerate(best.tolist())
-    ]
-
-
-def mean_share(labels: Sequence[Label]) -> float:
-    """The mean over directions of their labels' ``share``. To compare decompositions, see :func:`mean_explained`."""
-    return sum(label.share for label in labels) / len(labels)
-
-
-def mean_explained(labels: Sequence[Label]) -> float:
-    """How much of a decomposition can be said in words: the mean over directions of their labels' ``explained``."""
-    return sum(label.explained for label in labels) / len(labels)
-
-
 def held(
     labels: Sequence[Label], features: Mapping[str, Int[Tensor, "windows length"]]
 ) -> Bool[Tensor, "K windows length"]:
@@ -183,7 +140,9 @@ def explained_by_labels(
     level: float = 0.9,
     seed: int = 0,
 ) -> Interval:
-    """:func:`mean_explained` with its bootstrap interval over groups of samples; the labels are taken as they are.
+    """How much of a decomposition can be said in words, with its bootstrap interval over groups of samples.
+
+    The mean over directions of their labels' ``explained``; the labels are taken as they are.
 
     Args:
         holds: which samples follow each direction's label: see :func:`held`.

@@ -15,10 +15,7 @@ from eigen_lightning.analysis.labels import (
     Label,
     explained_by_labels,
     held,
-    label_by_kind,
     label_directions,
-    mean_explained,
-    mean_share,
     shares_on,
 )
 from eigen_lightning.analysis.text_rules import FAMILIES, Rule, Text, Vocabulary, token_strings
@@ -108,7 +105,8 @@ def test_curvature_that_falls_anywhere_gets_a_share_near_the_base_rate() -> None
     labels = label_directions(train, curvature[0], unseen, curvature[1], vocabulary_of(train, unseen))
     for label in labels:
         assert abs(label.share - label.base_rate) < 4 * (label.base_rate / 4800 * 3) ** 0.5 + 0.002
-    assert mean_share(labels) == pytest.approx(sum(label.base_rate for label in labels) / 20, abs=0.01)
+    shares = [label.share for label in labels]
+    assert sum(shares) / 20 == pytest.approx(sum(label.base_rate for label in labels) / 20, abs=0.01)
     # Where they were chosen they seem to hold more.
     assert sum(label.chosen_share > label.share for label in labels) > 14
 
@@ -175,7 +173,6 @@ def test_nothing_to_say_is_no_label() -> None:
         text, torch.stack([0 * even, even]), text, torch.stack([0 * even, even]), vocabulary_of(text)
     )
     assert labels[0] == NO_LABEL
-    assert mean_share(labels) == pytest.approx(labels[1].share / 2)
     json.dumps([label.to_json() for label in labels])
 
 
@@ -206,27 +203,11 @@ def test_what_labels_explain_has_an_interval_and_the_means_of_the_labels() -> No
     assert torch.equal(holds[0], unseen.tokens == ID[" dog"])
     assert not holds[2].any()
     found = explained_by_labels(holds, curvature[1], torch.arange(400) // 5)
-    assert found.value == pytest.approx(mean_explained(labels))
-    assert mean_explained(labels) == pytest.approx(sum(label.share - label.base_rate for label in labels) / 3)
+    assert found.value == pytest.approx(sum(label.share - label.base_rate for label in labels) / 3)
     assert found.low < found.value < found.high < found.low + 0.1
     others = shares_on(holds, curvature[1])
     assert others.diagonal().tolist() == pytest.approx([label.share for label in labels])
     assert others[0, 1] == pytest.approx(0.4 * labels[0].base_rate, abs=0.01)
-
-
-def test_kinds_of_samples_are_found_where_several_are_present() -> None:
-    kinds = torch.rand(2, 3000, 5) < 0.2
-    curvature = [torch.rand(3000, 5) * present + 0.01 for present in kinds]
-    order = [3, 0, 4]
-    names = [f"feature {number}" for number in range(5)]
-    labels = label_by_kind(names, kinds[0], curvature[0].T[order], kinds[1], curvature[1].T[order])
-    assert [label.text for label in labels] == ["feature 3", "feature 0", "feature 4"]
-    for label in labels:
-        assert label.share == pytest.approx((0.51 * 0.2) / (0.51 * 0.2 + 0.01 * 0.8), abs=0.01)
-        assert label.base_rate == pytest.approx(0.2, abs=0.03)
-        assert not label.needs_context
-    (nothing,) = label_by_kind(names, kinds[0], torch.zeros(1, 3000), kinds[1], torch.zeros(1, 3000))
-    assert nothing == NO_LABEL
 
 
 def test_pronouns_after_names_in_stories(gpt2_tokenizer_folder, tinystories_file) -> None:
