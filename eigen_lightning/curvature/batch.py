@@ -41,6 +41,7 @@ class LinearizedBatch:
         scale: what :meth:`scaled` divides d2D by; None leaves it as it is.
         written_out: whether the Jacobian is held as a matrix, so that the batch is worth keeping.
         metric: of the outputs pulled back through the readout, ``[*samples, d, d]``, where there is one.
+        n_parameters: P where the rows are coordinates of another number; None where they are P long.
     """
 
     outputs: Tensor
@@ -52,6 +53,7 @@ class LinearizedBatch:
     scale: Scale | None = None
     written_out: bool = False
     metric: Tensor | None = None
+    n_parameters: int | None = None
 
     @property
     def n_samples(self) -> int:
@@ -67,7 +69,7 @@ class LinearizedBatch:
         with torch.no_grad():
             for part in self.probes.split(self.chunk.rows or MANY):
                 total += self.quadratic(self.push(part)).sum(0)
-        return total * (self.probes.shape[1] / self.probes.shape[0])
+        return total * ((self.n_parameters or self.probes.shape[1]) / self.probes.shape[0])
 
     @cached_property
     def divisor(self) -> Tensor | float:

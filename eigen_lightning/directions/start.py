@@ -58,7 +58,9 @@ class Start:
     sweeps: int = 0
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or self.steps < 0 or self.surplus < 1 or self.principal_steps < 0 or self.sweeps < 0:
+        # Not `surplus < 1`, which NaN passes.
+        in_range = self.samples >= 1 and 1 <= self.surplus < float("inf")
+        if not in_range or min(self.steps, self.principal_steps, self.sweeps) < 0:
             raise UserError(
                 "expected start.samples and start.surplus of at least 1, and start.steps, start.principal_steps and "
                 f"start.sweeps of at least 0, got {self}"
