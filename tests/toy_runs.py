@@ -79,6 +79,7 @@ def fit(
     epochs: int = 1,
     samples: int = 2048,
     logger: Any = False,
+    directions_held: Any = None,
     **model: Any,
 ) -> SparseEigendecomposition:
     """Decompose the pentagon on samples with a feature present once in ten; the module returned has its trainer."""
@@ -87,7 +88,7 @@ def fit(
         "objective": "steepness",
         "start": Start(steps=15, samples=1024),
     }
-    module = SparseEigendecomposition(Pentagon(factor), directions, **{**settings, **model})
+    module = SparseEigendecomposition(Pentagon(factor), directions, directions=directions_held, **{**settings, **model})
     data = TMS(features=5, probability=0.1, batch_size=256, samples_per_epoch=samples, heldout_samples=1024, seed=0)
     bare_trainer(folder, epochs, *callbacks, logger=logger).fit(module, data)
     return module

@@ -99,6 +99,27 @@ class Run:
         parts = self.U.split(sizes, 1)
         return {name: part.reshape(-1, *self.shapes[name]) for name, part in zip(self.shapes, parts, strict=True)}
 
+    def reads(self, k: int) -> dict[str, Float[Tensor, "n r"]]:
+        """What direction k reads in each matrix: the factor over its inputs, of a run that holds directions as factors.
+
+        Raises:
+            UserError: where the run holds dense rows.
+        """
+        return self._factors(k, "reads")
+
+    def writes(self, k: int) -> dict[str, Float[Tensor, "m r"]]:
+        """What direction k writes in each matrix: the factor over its outputs; as :meth:`reads`."""
+        return self._factors(k, "writes")
+
+    def _factors(self, k: int, which: str) -> dict[str, Tensor]:
+        stored, index = self.folder.read_factors(), self._index(k)
+        if not stored:
+            raise UserError(
+                "expected a run that holds directions as factors, got one with dense rows: fit with "
+                "model.directions {rank: 1}, or take the leading singular vectors of run.directions"
+            )
+        return {name.removesuffix(f"/{which}"): stored[name][index] for name in stored if name.endswith(f"/{which}")}
+
     def __len__(self) -> int:
         """K."""
         return len(self.U)

@@ -82,6 +82,14 @@ class FactoredSpace:
                 parts[name] = part
         return parts
 
+    def named(self, rows: Float[Tensor, "K Q"]) -> dict[str, Tensor]:
+        """Factors as they are stored: ``NAME/writes`` is B, ``NAME/reads`` is C."""
+        named = {}
+        for name, part in self.split(rows).items():
+            if isinstance(part, tuple):
+                named[f"{name}/writes"], named[f"{name}/reads"] = (factor.contiguous() for factor in part)
+        return named
+
     def join(self, parts: dict[str, Part]) -> Float[Tensor, "K Q"]:
         """The inverse of :meth:`split`."""
         columns = [
@@ -189,7 +197,9 @@ class FactoredSpace:
         for name, part in parts.items():
             if isinstance(part, tuple):
                 basis, triangle = torch.linalg.qr(part[side])
-                other = part[1 - side] @ triangle.mT
+                # The sign that keeps a column where it was, so that averages over steps do not cancel.
+                sign = torch.where(triangle.diagonal(dim1=1, dim2=2) < 0, -1.0, 1.0).to(basis)
+                basis, other = basis * sign[:, None], part[1 - side] @ (triangle * sign[:, :, None]).mT
                 parts[name] = (basis, other) if side == 0 else (other, basis)
         return self.join(parts).to(rows.dtype)
 

@@ -1,6 +1,7 @@
 """Metric and trace of samples that return every epoch, computed once."""
 
 import tempfile
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,7 +10,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from eigen_lightning.curvature.batch import LinearizedBatch
-from eigen_lightning.curvature.linearize import Linearizer
 from eigen_lightning.curvature.scale import Scale
 from eigen_lightning.run.waiting import Waiting
 
@@ -37,7 +37,7 @@ class SampleCache:
 
     def __init__(
         self,
-        linearizer: Linearizer,
+        linearizer: Callable[..., LinearizedBatch],
         samples: RepeatingSamples,
         batch_size: int,
         device: torch.device,
@@ -45,7 +45,7 @@ class SampleCache:
     ) -> None:
         """
         Args:
-            linearizer: of the target.
+            linearizer: of the target, for dense or factored rows.
             samples: the set.
             batch_size: samples linearized at a time.
             device: where they are.

@@ -66,6 +66,10 @@ class Start:
                 f"start.sweeps of at least 0, got {self}"
             )
 
+    def unknown(self, size: int) -> int:
+        """How many rows climb for each of ``surplus`` where the number of features is not known."""
+        return min(size, SURPLUS_UNKNOWN)
+
 
 class StartSamples(Protocol):
     """The samples that a start works on; this rank's share."""
@@ -152,7 +156,7 @@ def choose(
         exponent: of d in steepness and coverage.
         seed: of the random rows.
     """
-    wanted = n_directions or min(size, SURPLUS_UNKNOWN)
+    wanted = n_directions or start.unknown(size)
     surplus = min(round(start.surplus * wanted), size) if n_directions else wanted
     rows = polar(random_rows(surplus, size, seed, "start")).to(like)
     rows = climb(rows, samples, exponent, start.steps, f"Climbing {surplus} rows")
@@ -166,16 +170,41 @@ def choose(
     if start.singular_vectors:
         pool.append(_leading_directions(torch.cat(pool), samples, wanted, exponent, like))
     candidates = torch.cat(pool)
-    values, _, sharing = _evaluate(candidates, samples, exponent, surplus)
-    chosen, gains = _greedy(values, min(len(candidates), 2 * wanted))
-    relative = [gain / gains[0] for gain in gains] if gains and gains[0] > 0 else [0.0] * len(gains)
-    if n_directions is None:
-        n_directions = max(1, sum(gain > FEATURE_GAIN for gain in relative))
-    rows = with_canonical_sign(candidates[chosen[:n_directions]])
-    if len(rows) < n_directions:
+    chosen, relative, sharing = choose_from(candidates, samples, n_directions, exponent, surplus)
+    rows = with_canonical_sign(candidates[chosen])
+    if n_directions is not None and len(rows) < n_directions:
         more = random_rows(n_directions - len(rows), size, seed, "start", "beyond the pool").to(like)
         rows = torch.cat([rows, more])
     return Choice(rows, relative, sharing)
+
+
+def choose_from(
+    candidates: Float[Tensor, "R P"],
+    samples: StartSamples,
+    n_directions: int | None,
+    exponent: float,
+    climbed: int | None = None,
+) -> tuple[list[int], list[float], float]:
+    """The greedy choice by coverage.
+
+    Args:
+        candidates: the pool.
+        samples: what is to be covered.
+        n_directions: K, of which there may be fewer in the pool; None takes as many as there are features.
+        exponent: of d.
+        climbed: how many candidates, from the first on, ``sharing`` is measured with; None for all.
+
+    Returns:
+        Indices in the order of the choice, gains relative to the first (of up to 2K members), and
+        :attr:`Choice.sharing`.
+    """
+    values, _, sharing = _evaluate(candidates, samples, exponent, climbed or len(candidates))
+    count = len(candidates) if n_directions is None else min(len(candidates), 2 * n_directions)
+    chosen, gains = _greedy(values, count)
+    relative = [gain / gains[0] for gain in gains] if gains and gains[0] > 0 else [0.0] * len(gains)
+    if n_directions is None:
+        n_directions = max(1, sum(gain > FEATURE_GAIN for gain in relative))
+    return chosen[:n_directions], relative, sharing
 
 
 def _evaluate(

@@ -21,9 +21,12 @@ from eigen_lightning.curvature import (
     TraceNormalization,
     divergence_named,
 )
+from eigen_lightning.curvature.factored import FactoredSpace
+from eigen_lightning.curvature.factored_products import FactoredLinearizer
 from eigen_lightning.data.stream import Batch, SampleSet, SampleStream
 from eigen_lightning.directions import Coverage, Interference, PolarAscent, Start, Steepness
 from eigen_lightning.directions.dense import random_rows
+from eigen_lightning.directions.factored_ascent import Factored, FactoredAscent
 from eigen_lightning.directions.losses import InterferenceForm
 from eigen_lightning.directions.start import FEATURE_GAIN
 from eigen_lightning.learning import start_stage
@@ -65,6 +68,8 @@ class SparseEigendecomposition(LightningModule):
             stage 1's as a constant, as published.
         normalization: how d2D is scaled; null leaves it as it is, as published.
         start: how U starts; null takes random independent rows, as published.
+        directions: how U is held: null takes dense rows, ``{rank: 1}`` a product of that rank in every matrix, for
+            parameters whose K P numbers are too many; those learn by coverage.
         readout: ``on`` pulls the output metric back through a linear readout where there is one, ``off`` goes through
             the outputs.
         rows: directions evaluated at a time; null sizes it from the memory budget and the first batch.
@@ -94,6 +99,7 @@ class SparseEigendecomposition(LightningModule):
         stage2_curvature: Literal["fresh", "stale"] = "fresh",
         normalization: TraceNormalization | None = TraceNormalization(),  # noqa: B008 - frozen
         start: Start | None = Start(),  # noqa: B008 - frozen
+        directions: Factored | None = None,
         readout: Literal["on", "off"] = "on",
         rows: int | None = None,
         memory_budget: float | None = None,
@@ -115,6 +121,8 @@ class SparseEigendecomposition(LightningModule):
                 "expected model.start for an objective or a number of directions that is decided by it, got null: name "
                 "objective (coverage or steepness) and n_directions, or leave start out for its default"
             )
+        if directions is not None:
+            _check_factored(objective, start, curvature, interference_weight, stage1 or stage2)
         self.automatic_optimization = False
         # Trained once for all processes and stored in the run folder, which all see.
         self.prepare_data_per_node = False
@@ -130,10 +138,12 @@ class SparseEigendecomposition(LightningModule):
         self.interference_form: InterferenceForm = interference_form
         self.stage2_curvature = stage2_curvature
         self.normalization, self.start_settings = normalization, start
+        self.factors = directions
         self.readout = readout
         self.chunk = Chunk(rows, memory_budget)
         self.cache_bytes = int(cache_gib * 2**30)
         self.linearizer: Linearizer | None = None
+        self.factored: FactoredLinearizer | None = None
         self.learned: Learned | None = None
         self.caches: dict[str, SampleCache | None] = {}
         self.has_stage2 = False
@@ -172,7 +182,7 @@ class SparseEigendecomposition(LightningModule):
         # Lightning counts each step of its own wrapper in global_step: only the last of a batch goes through it.
         wrapped, optimizer = self.optimizers(use_pl_optimizer=last), self.trainer.optimizers[stage]
         (wrapped[stage] if isinstance(wrapped, list) else wrapped).step()
-        if not isinstance(optimizer, PolarAscent):
+        if not isinstance(optimizer, PolarAscent | FactoredAscent):
             self.U.copy_(nn.functional.normalize(self.U, dim=-1))
 
     def _begin(self, learned: Learned) -> None:
@@ -180,7 +190,7 @@ class SparseEigendecomposition(LightningModule):
         self.learned = learned
         self.objective = (Coverage if learned.objective == "coverage" else Steepness)(learned.exponent)
         stage1 = self.trainer.optimizers[0]
-        if self.make_stage1 is None:
+        if self.make_stage1 is None and self.factors is None:
             stage1.param_groups[0]["orthonormal"] = learned.objective == "steepness"
         # Orthonormal rows cannot interfere.
         orthonormal = isinstance(stage1, PolarAscent) and stage1.keeps_orthonormal(self.U)
@@ -189,19 +199,20 @@ class SparseEigendecomposition(LightningModule):
     # ---------------------------------------------------------------------------------------------- samples
 
     def linearize(self, batch: Batch, samples: SampleSet | None = None, scale: Scale | None = None) -> LinearizedBatch:
-        """A batch linearized at W0.
+        """A batch linearized at W0, for rows as U has them.
 
         Args:
             batch: inputs on this module's device.
             samples: the set they are of; what was computed of its samples before is used again.
             scale: of the losses; None leaves d2D as it is.
         """
-        assert self.linearizer is not None
+        linearizer = self.factored or self.linearizer
+        assert linearizer is not None
         if samples is not None and samples.name not in self.caches:
             self._cache(samples)
         cache = None if samples is None else self.caches[samples.name]
         if cache is None:
-            return self.linearizer(batch.inputs, scale=scale)
+            return linearizer(batch.inputs, scale=scale)
         return cache.linearize(batch.inputs, batch.sample_id, scale)
 
     def _cache(self, samples: SampleSet) -> None:
@@ -212,8 +223,15 @@ class SparseEigendecomposition(LightningModule):
         self.caches[samples.name] = None
         if samples.repeats and self.linearizer.has_costly_parts and not once:
             self.caches[samples.name] = SampleCache(
-                self.linearizer, samples, data.batch_size, self.device, memory_budget=self.cache_bytes
+                self.factored or self.linearizer, samples, data.batch_size, self.device, memory_budget=self.cache_bytes
             )
+
+    def linearize_dense(self, batch: Batch, samples: SampleSet) -> LinearizedBatch:
+        """A batch linearized for dense rows, as judging and its controls have them."""
+        if self.factored is None:
+            return self.linearize(batch, samples)
+        assert self.linearizer is not None
+        return self.linearizer(batch.inputs)
 
     def d2D(self, batch: Batch, samples: SampleSet) -> Float[Tensor, "K batch *positions"]:  # noqa: N802
         """d2D of every direction on every sample of a batch, unscaled."""
@@ -256,6 +274,16 @@ class SparseEigendecomposition(LightningModule):
         return RunFolder(self.trainer.default_root_dir)
 
     @property
+    def directions(self) -> Float[Tensor, "K P"]:
+        """U as dense rows: K P numbers."""
+        return self.U.detach() if self.coordinates is None else self.coordinates.dense(self.U.detach())
+
+    @property
+    def coordinates(self) -> FactoredSpace | None:
+        """Of U's rows where they are held as factors."""
+        return None if self.factors is None else FactoredSpace(self.target.space, self.factors.rank)
+
+    @property
     def n_directions(self) -> int:
         """K; known once the run has started."""
         return len(self.U)
@@ -274,17 +302,23 @@ class SparseEigendecomposition(LightningModule):
             )
         for samples in (data.train_set, *data.evaluation_sets.values()):
             check_samples(self.target, samples)
-        self.linearizer, self.caches = None, {}
+        self.linearizer, self.factored, self.caches = None, None, {}
 
     def configure_model(self) -> None:
         if self.U is not None:
             return
         rows = 1 if self.wanted_directions == "auto" else self.wanted_directions
-        drawn = random_rows(rows, self.target.space.size, run_seed(), "start")
+        space = self.coordinates
+        if space is None:
+            drawn = random_rows(rows, self.target.space.size, run_seed(), "start")
+        else:
+            drawn = space.random(rows, run_seed(), "start")
         like = next(iter(self.target.weights.values()))
         self.U = nn.Parameter(drawn.to(like.device, torch.promote_types(like.dtype, torch.float32)))
 
     def configure_optimizers(self) -> list[Optimizer]:
+        if self.coordinates is not None:
+            return [FactoredAscent([self.U], self.coordinates)]
         free = self.objective_name == "coverage"
         stage1 = (
             PolarAscent([self.U], orthonormal=not free, shift=self.interference_weight > 0)
@@ -312,6 +346,11 @@ class SparseEigendecomposition(LightningModule):
             self.n_directions,
             derive_seed(run_seed(), "probes"),
         )
+        if self.factors is not None:
+            seed = derive_seed(run_seed(), "probes")
+            self.factored = FactoredLinearizer.prepare(
+                self.linearizer, self.factors.rank, inputs, self.factors.probes, seed
+            )
         if self.target.check:
             check_curvature(self.target, self.linearizer, inputs)
 
@@ -360,6 +399,7 @@ class SparseEigendecomposition(LightningModule):
             "interference_form": self.interference_form,
             "stage2_curvature": self.stage2_curvature,
             "normalization": None if self.normalization is None else asdict(self.normalization),
+            "directions": None if self.factors is None else asdict(self.factors),
             "readout": self.readout,
         }
 
@@ -390,3 +430,26 @@ class SparseEigendecomposition(LightningModule):
             facts |= self.learned.to_json()
             facts["gains_above_a_tenth"] = sum(gain > FEATURE_GAIN for gain in self.learned.gains)
         return facts
+
+
+def _check_factored(
+    objective: str,
+    start: Start | None,
+    curvature: str,
+    interference_weight: float,
+    optimizer: OptimizerCallable | None,
+) -> None:
+    """Refuse settings that need dense rows."""
+    wrong = {
+        "objective": objective if objective == "steepness" else None,
+        "start": "null" if start is None else None,
+        "curvature": curvature if curvature == "nested" else None,
+        "interference_weight": interference_weight or None,
+        "stage1 or stage2": optimizer,
+    }
+    for name, value in wrong.items():
+        if value is not None:
+            raise UserError(
+                f"expected factored directions to learn by coverage from the default start and steps, got "
+                f"model.{name} {value}: leave it out, or leave out model.directions for dense rows"
+            )

@@ -58,8 +58,10 @@ class RandomNetwork:
         for inputs, (metric, trace) in zip(self._inputs, self._parts, strict=True):
             yield inputs, self.linearizer(inputs, metric, trace, self.scale)
 
-    def linearize(self, batch: Any, samples: Any = None) -> LinearizedBatch:
-        """Further inputs, or a batch of samples: unscaled for judging, scaled for the start."""
-        if isinstance(batch, Tensor):
-            return self.linearizer(batch, scale=self.scale)
+    def linearize(self, inputs: Tensor) -> LinearizedBatch:
+        """See :class:`eigen_lightning.directions.start.StartSamples`."""
+        return self.linearizer(inputs, scale=self.scale)
+
+    def linearize_dense(self, batch: Any, samples: Any = None) -> LinearizedBatch:
+        """A batch of samples, unscaled for judging."""
         return self.linearizer(batch.inputs)

@@ -11,6 +11,7 @@ from eigen_lightning.curvature import LinearizedBatch, Scale, TraceNormalization
 from eigen_lightning.data.stream import Batch
 from eigen_lightning.directions import Start, polar
 from eigen_lightning.directions.dense import random_rows, with_canonical_sign
+from eigen_lightning.directions.factored_ascent import choose_factored
 from eigen_lightning.directions.start import choose, climb, cover
 from eigen_lightning.learning.checkpoint_state import Learned
 from eigen_lightning.run.collectives import gathered
@@ -68,14 +69,19 @@ class Samples:
 
     def linearize(self, inputs: Tensor) -> LinearizedBatch:
         """See :class:`eigen_lightning.directions.start.StartSamples`."""
-        assert self.module.linearizer is not None
-        return self.module.linearizer(inputs).scaled_by(self.scale)
+        linearizer = self.module.factored or self.module.linearizer
+        assert linearizer is not None
+        return linearizer(inputs).scaled_by(self.scale)
 
 
 def start(module: "SparseEigendecomposition", samples: Samples, settings: Start, scale: Scale | None) -> Learned:
     """Choose the objective where that is left open, and the first directions; they are written to ``module.U``."""
     wanted = None if module.wanted_directions == "auto" else module.wanted_directions
     size, like = module.target.space.size, module.U.detach()
+    if module.coordinates is not None:
+        choice = choose_factored(module.coordinates, samples, wanted, like, settings, module.exponent, run_seed())
+        module.U.data = choice.rows
+        return Learned(scale, "coverage", module.exponent, choice.gains, choice.sharing)
     if module.objective_name == "steepness":
         assert wanted is not None
         rows = climb(

@@ -183,13 +183,18 @@ class RunFolder:
             facts = json.loads((file.metadata() or {}).get("training", "{}"))
             return {name: file.get_tensor(name) for name in file.keys()}, facts
 
-    def write_directions(self, directions: Float[Tensor, "K P"], shapes: Mapping[str, Sequence[int]]) -> None:
-        """Keep U, rows in unit norm, with the parameters' names and shapes in the order of P."""
+    def write_directions(
+        self,
+        directions: Float[Tensor, "K P"],
+        shapes: Mapping[str, Sequence[int]],
+        factors: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Keep U, rows in unit norm, with the parameters' names and shapes in the order of P, and factors by name."""
         metadata = {
             "parameters": json.dumps(list(shapes)),
             "shapes": json.dumps([list(shape) for shape in shapes.values()]),
         }
-        write_atomically(self.directions, tensor_file({"U": directions}, metadata))
+        write_atomically(self.directions, tensor_file({"U": directions, **(factors or {})}, metadata))
 
     def read_directions(self) -> tuple[Float[Tensor, "K P"], dict[str, tuple[int, ...]]]:
         """U, and the parameters' shapes by name in the order of P."""
@@ -197,6 +202,11 @@ class RunFolder:
             metadata = file.metadata()
             shapes = map(tuple, json.loads(metadata["shapes"]))
             return file.get_tensor("U"), dict(zip(json.loads(metadata["parameters"]), shapes, strict=True))
+
+    def read_factors(self) -> dict[str, Tensor]:
+        """Tensors beside U: ``NAME/writes [K, m, r]`` and ``NAME/reads [K, n, r]`` of matrices held as factors."""
+        with safe_open(self.directions, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in sorted(file.keys()) if name != "U"}
 
     def write_json(self, path: Path, content: Mapping[str, Any]) -> None:
         """Write one of the folder's JSON files, keys in the order given."""

@@ -29,7 +29,7 @@ class Cards(EvaluationCallback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         run = run_folder_of(trainer)
-        directions = pl_module.U.detach()
+        directions = pl_module.directions
         if trainer.is_global_zero and run.top_examples.exists() and hasattr(self, "_counts"):
             samples = trainer.datamodule.evaluation_sets["heldout"]  # type: ignore[attr-defined]
             lines = run.read_top_examples()

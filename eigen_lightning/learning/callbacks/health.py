@@ -53,7 +53,7 @@ class Health(EvaluationCallback):
 
     def finish(self, trainer: Trainer, module: LightningModule, results: dict[str, Any]) -> None:
         leads: Leads = results["heldout"]
-        directions = module.U.detach()
+        directions = module.directions
         found = health(directions, leads.count)
         self._steepness = leads.steepness
         module.log_dict(

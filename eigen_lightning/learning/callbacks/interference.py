@@ -37,7 +37,7 @@ class Interference(EvaluationCallback):
 
     def finish(self, trainer: Trainer, module: LightningModule, results: dict[str, Any]) -> None:
         statistics: CurvatureStatistics = results["heldout"]
-        directions = module.U.detach()
+        directions = module.directions
         steepness, interference = statistics.steepness, statistics.interference(directions)
         scalars = {
             "heldout/steepness": steepness,

@@ -36,6 +36,6 @@ class Interventions(Callback):
         if trainer.is_global_zero and run.top_examples.exists():
             samples = trainer.datamodule.evaluation_sets["heldout"]  # type: ignore[attr-defined]
             lines = run.read_top_examples()
-            U = pl_module.U.detach()
+            U = pl_module.directions
             checks = causal_checks(pl_module.linearizer, samples, U, lines, run_seed(), self.settings)  # type: ignore[arg-type]
             run.write_json(run.interventions, checks.to_json())

@@ -94,9 +94,11 @@ class RunRecord(Callback):
         self._write_manifest(trainer, pl_module, "interrupted" if trainer.interrupted else "complete")
 
     def _write_directions(self, trainer: Trainer, module: Any) -> None:
-        directions = module.U.detach()
+        directions, factors = module.directions, {}
+        if module.coordinates is not None:
+            factors = module.coordinates.named(module.U.detach())
         if trainer.is_global_zero:
-            run_folder_of(trainer).write_directions(directions, module.target.space.shape_of)
+            run_folder_of(trainer).write_directions(directions, module.target.space.shape_of, factors)
 
     def _write_manifest(self, trainer: Trainer, module: Any, status: str) -> None:
         if not trainer.is_global_zero:

@@ -128,7 +128,7 @@ class Scorecard(Callback):
 
     def write(self, trainer: Trainer, module: Any) -> None:
         """Judge now; called on every rank, written by the first."""
-        card = self.judge(trainer, module, module.U.detach())
+        card = self.judge(trainer, module, module.directions)
         if not trainer.is_global_zero:
             return
         run = run_folder_of(trainer)
@@ -303,7 +303,7 @@ class Scorecard(Callback):
         seen, counted = 0, 0
         for key in order:
             batch = trainer.strategy.batch_to_device(samples[key], module.device)
-            linearized = module.linearize(batch, samples)
+            linearized = module.linearize_dense(batch, samples)
             yield batch, linearized
             seen += order.batch_size
             counted += linearized.n_samples * trainer.world_size
@@ -314,7 +314,7 @@ class Scorecard(Callback):
         data, counted = trainer.datamodule, 0  # type: ignore[attr-defined]
         for batch in data.test_dataloader():
             batch = trainer.strategy.batch_to_device(batch, module.device)
-            linearized = module.linearize(batch, data.evaluation_sets["heldout"])
+            linearized = module.linearize_dense(batch, data.evaluation_sets["heldout"])
             yield batch, linearized
             counted += linearized.n_samples * trainer.world_size
             if counted >= most:

@@ -35,7 +35,7 @@ class TensorBoard(Callback):
     """Shows a toy model's hidden space after each epoch and, when training ends, the settings with their results."""
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        target, directions = pl_module.target, pl_module.U.detach()
+        target, directions = pl_module.target, pl_module.directions
         if trainer.is_global_zero and isinstance(target, TMSTarget) and "W" in target.space.names:
             W, moved = target.weights["W"], target.space.unflatten(directions.detach())["W"]
             show_picture(trainer, "hidden_space", hidden_space(W.detach().cpu(), moved.cpu()))
