@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from eigen_lightning.analysis.intervention import Curve, Intervention, Samples, intervene, random_directions
 from eigen_lightning.analysis.structure import Structure, structure
+from eigen_lightning.api.whole_models import WholeModels
 from eigen_lightning.curvature import Divergence, Linearizer
 from eigen_lightning.curvature.divergence import NAMED
 from eigen_lightning.report import comparison as compared
@@ -26,6 +27,7 @@ from eigen_lightning.report.text import one_line
 from eigen_lightning.report.writing import direction_page
 from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.folder import RunFolder
+from eigen_lightning.run.shared_folder import run_folder
 from eigen_lightning.run.tensor_tree import TensorTree
 from eigen_lightning.targets import Target
 
@@ -41,7 +43,7 @@ SHOWN = 3
 """Top examples a direction that a notebook shows where there is no report."""
 
 
-class Run:
+class Run(WholeModels):
     """The results of a run.
 
     Attributes:
@@ -487,7 +489,7 @@ def load(path: str | Path, model: Any = None, divergence: Divergence | None = No
     """A run from its folder: no Trainer, no training data.
 
     Args:
-        path: the run's folder.
+        path: the run's folder, one that ``Run.save_pretrained`` wrote, or the Hub name of one.
         model: the network that was decomposed, a module or a target, where it is your own; toys are in the folder, and
             language models are loaded by name.
         divergence: where it is your own.
@@ -496,7 +498,7 @@ def load(path: str | Path, model: Any = None, divergence: Divergence | None = No
     Raises:
         UserError: where the folder holds no results.
     """
-    run = Run(RunFolder(path), None, divergence, device)
+    run = Run(run_folder(path), None, divergence, device)
     run._with_model(model)
     return run
 

@@ -1,0 +1,53 @@
+"""What a run offers beyond its own folder: sharing it."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eigen_lightning.report.model_card import model_card
+from eigen_lightning.run.shared_folder import write_shared
+
+if TYPE_CHECKING:
+    from eigen_lightning.api.run import Run
+
+
+class WholeModels:
+    """Methods of :class:`eigen_lightning.Run`."""
+
+    def save_pretrained(self: "Run", folder: str | Path) -> Path:  # type: ignore[misc]
+        """Write the decomposition as a Hugging Face repository has it: config.json, model.safetensors, README.md.
+
+        ``eigen_lightning.load(folder)`` reads it again, without Lightning and without the training data. A toy's
+        trained weights are included; a language model is loaded by its name, a module of your own is given to
+        ``load``.
+
+        Args:
+            folder: files of the same names are replaced.
+
+        Raises:
+            UserError: where it is the run folder itself.
+        """
+        return self._shared(Path(folder), str(folder))
+
+    def push_to_hub(self: "Run", name: str, private: bool | None = None, token: str | None = None) -> str:  # type: ignore[misc]
+        """Upload what :meth:`save_pretrained` writes to the Hugging Face Hub.
+
+        Args:
+            name: ``owner/repository``; made where there is none.
+            private: whether a new repository is; None takes the owner's default.
+            token: of the account; None takes that of ``hf auth login``.
+
+        Returns:
+            The address of the commit.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        with tempfile.TemporaryDirectory() as folder:
+            path = self._shared(Path(folder), name)
+            repository = api.create_repo(name, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repository.repo_id, folder_path=path).commit_url)
+
+    def _shared(self: "Run", folder: Path, name: str) -> Path:  # type: ignore[misc]
+        scorecard: dict[str, Any] = dict(self.scorecard) if self.folder.scorecard.exists() else {}
+        return write_shared(self.folder, self.manifest, model_card(self.manifest, scorecard, name), folder).path
