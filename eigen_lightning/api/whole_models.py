@@ -1,10 +1,13 @@
-"""What a run offers beyond its own folder: sharing it."""
+"""What a run offers beyond its own folder: sharing it, edited models."""
 
+import math
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eigen_lightning.api.edit import Edit
 from eigen_lightning.report.model_card import model_card
+from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.shared_folder import write_shared
 
 if TYPE_CHECKING:
@@ -47,6 +50,20 @@ class WholeModels:
             path = self._shared(Path(folder), name)
             repository = api.create_repo(name, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=repository.repo_id, folder_path=path).commit_url)
+
+    def edit(self: "Run", k: int, delta: float) -> Edit:  # type: ignore[misc]
+        """A step along direction k, as a model to save and with what it does; the target keeps its weights.
+
+        Args:
+            k: which direction.
+            delta: the step, in the norm of the flat weights, not 0.
+
+        Raises:
+            UserError: for a direction there is not, or a step that is none.
+        """
+        if not (math.isfinite(delta) and delta):
+            raise UserError(f"expected a step other than 0, got {delta}")
+        return Edit(self, self._index(k), float(delta))
 
     def _shared(self: "Run", folder: Path, name: str) -> Path:  # type: ignore[misc]
         scorecard: dict[str, Any] = dict(self.scorecard) if self.folder.scorecard.exists() else {}

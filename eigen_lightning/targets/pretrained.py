@@ -108,6 +108,21 @@ def bridge_of(name: str, dtype: torch.dtype, tokenizer: Any) -> Any:
     return bridge
 
 
+def bridge_around(model: Any, name: str, dtype: torch.dtype) -> Any:
+    """A bridge around a model that is in memory, as :func:`bridge_of` has one around its published weights.
+
+    Args:
+        model: the Hugging Face model; the bridge wraps its parts.
+        name: what it was loaded by.
+        dtype: of its weights.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+
+    return TransformerBridge.boot_transformers(
+        _resolved(name), device="cpu", dtype=dtype, tokenizer=tokenizer_of(name), hf_model=model
+    )
+
+
 def one_line(error: Exception) -> str:
     """A library's error message, cut to its first sentence."""
     return " ".join(str(error).split()).split(". ")[0][:200]
