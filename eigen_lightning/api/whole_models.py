@@ -1,11 +1,13 @@
-"""What a run offers beyond its own folder: sharing it, edited models."""
+"""What a run offers beyond its own folder: sharing it, edited models, circuits."""
 
 import math
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eigen_lightning.analysis.circuit import Circuit, circuit
 from eigen_lightning.api.edit import Edit
+from eigen_lightning.directions.dense import random_rows
 from eigen_lightning.report.model_card import model_card
 from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.shared_folder import write_shared
@@ -64,6 +66,28 @@ class WholeModels:
         if not (math.isfinite(delta) and delta):
             raise UserError(f"expected a step other than 0, got {delta}")
         return Edit(self, self._index(k), float(delta))
+
+    def graph(self: "Run", inputs: Any, per_token: int = 4, random: int = 16, seed: int = 0) -> Circuit:  # type: ignore[misc]
+        """The directions active at each token, joined where they move the same output.
+
+        Args:
+            inputs: a text, or inputs as of :meth:`d2D`, whose samples then stand for tokens.
+            per_token: how many directions of largest d2D count as active at a token.
+            random: how many random directions the correlations are compared with.
+            seed: of the random directions.
+
+        Returns:
+            ``save("circuit.json")``, ``.graphml`` and ``.svg`` write it down; notebooks draw it.
+
+        Raises:
+            UserError: where too many directions are active to hold every pair of them.
+        """
+        given = self._inputs(inputs)
+        U = self.U.to(given.device)
+        control = random_rows(random, U.shape[1], seed, "circuit control").to(U)
+        batch = self._linearizer(given)(given)
+        names = self.tokens(inputs) if isinstance(inputs, str) else map(str, range(batch.n_samples))
+        return circuit(batch, U, control, tuple(names), per_token)
 
     def _shared(self: "Run", folder: Path, name: str) -> Path:  # type: ignore[misc]
         scorecard: dict[str, Any] = dict(self.scorecard) if self.folder.scorecard.exists() else {}
