@@ -1,4 +1,4 @@
-"""What a run offers beyond its own folder: sharing it, edited models, circuits."""
+"""What a run offers beyond its own folder: sharing it, edited models, circuits, vocabulary."""
 
 import math
 import tempfile
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eigen_lightning.analysis.circuit import Circuit, circuit
+from eigen_lightning.analysis.vocabulary import Reading, vocabulary_of
 from eigen_lightning.api.edit import Edit
 from eigen_lightning.directions.dense import random_rows
 from eigen_lightning.report.model_card import model_card
@@ -88,6 +89,28 @@ class WholeModels:
         batch = self._linearizer(given)(given)
         names = self.tokens(inputs) if isinstance(inputs, str) else map(str, range(batch.n_samples))
         return circuit(batch, U, control, tuple(names), per_token)
+
+    def vocabulary(self: "Run", k: int, matrices: int = 3, tokens: int = 8) -> list[Reading]:  # type: ignore[misc]
+        """Direction k read through the model's own embedding and unembedding, a random vector as control.
+
+        Args:
+            k: which direction.
+            matrices: how many of its matrices, those of largest norm first.
+            tokens: how many tokens of each.
+
+        Raises:
+            UserError: where the target is no language model.
+        """
+        from eigen_lightning.targets.transformer import Transformer
+        from eigen_lightning.targets.vocabulary import VocabularyReader
+
+        target, k = self.target, self._index(k)
+        if not isinstance(target, Transformer):
+            raise UserError(f"expected a language model, got {type(target).__name__}, which has no vocabulary")
+        parts = {name: part[k] for name, part in self.directions.items()}
+        decode = target.tokenizer.decode
+        reader = VocabularyReader(target)
+        return vocabulary_of(reader, parts, lambda token: decode([token]), target.heads(), matrices, tokens)
 
     def _shared(self: "Run", folder: Path, name: str) -> Path:  # type: ignore[misc]
         scorecard: dict[str, Any] = dict(self.scorecard) if self.folder.scorecard.exists() else {}
