@@ -86,7 +86,7 @@ def vocabulary_of(
     heads: Mapping[str, tuple[int, int]],
     matrices: int = 3,
     tokens: int = 8,
-    seed: int = 0,
+    controls: dict[tuple[str, str, int], float] | None = None,
 ) -> list[Reading]:
     """Read one direction's largest matrices.
 
@@ -97,17 +97,16 @@ def vocabulary_of(
         heads: of the query and key matrices, as ``Target.heads`` has them.
         matrices: how many, those of largest norm first.
         tokens: how many of each.
-        seed: of the random vectors.
+        controls: how sharp random vectors are by matrix, side and head: what earlier calls computed, and is added to.
     """
     total = float(sum(part.double().square().sum() for part in parts.values()))
-    largest = sorted((name for name in parts if _leaf(name) in KINDS), key=lambda name: -float(parts[name].norm()))[
-        :matrices
-    ]
-    chance = torch.Generator().manual_seed(seed)
+    norms = {name: float(part.norm()) for name, part in parts.items() if _leaf(name) in KINDS}
+    largest = sorted(norms, key=lambda name: -norms[name])[:matrices]
+    controls = {} if controls is None else controls
     return [
-        _reading(reader, name, parts[name], total, token, heads, tokens, chance)
+        _reading(reader, name, parts[name], total, token, heads, tokens, controls)
         for name in largest
-        if float(parts[name].norm()) > 0
+        if norms[name] > 0
     ]
 
 
@@ -119,28 +118,34 @@ def _reading(
     token: Callable[[int], str],
     heads: Mapping[str, tuple[int, int]],
     count: int,
-    chance: torch.Generator,
+    controls: dict[tuple[str, str, int], float],
 ) -> Reading:
     matrix = reader.oriented(name, part.double().cpu())
     write, size, read = leading_pair(matrix)
     norm = float(matrix.square().sum())
     kind = KINDS[_leaf(name)]
 
-    def side(scores: Callable[[Tensor], Tensor], vector: Tensor, sign: float = 1.0) -> tuple[Side, Tensor]:
+    def side(
+        scores: Callable[[Tensor], Tensor], vector: Tensor, sign: float, what: str, head: int = -1
+    ) -> tuple[Side, Tensor]:
         z = _standardized(scores(vector)) * sign
-        controls = [_standardized(scores(_random_like(vector, chance))).abs().max() for _ in range(CONTROLS)]
-        return _side(z, float(torch.stack(controls).mean()), token, count), z
+        place = (name, what, head)
+        if place not in controls:
+            drawn = torch.randn(CONTROLS, len(vector), generator=torch.Generator().manual_seed(0), dtype=vector.dtype)
+            sharp = torch.stack([_standardized(scores(each)).abs().max() for each in drawn])
+            controls[place] = float(sharp.mean())
+        return _side(z, controls[place], token, count), z
 
     if kind == "promotes":
-        shown, _ = side(reader.written, write, _sign(reader.written(write)))
+        shown, _ = side(reader.written, write, _sign(reader.written(write)), kind)
         return Reading(name, norm / total, size**2 / norm, kind, shown)
     sign = _sign(reader.read(name, read))
-    own, z = side(lambda vector: reader.read(name, vector), read, sign)
+    own, z = side(lambda vector: reader.read(name, vector), read, sign, "reads")
     if kind == "reads":
         return Reading(name, norm / total, size**2 / norm, kind, own)
     by_head = write.unflatten(0, (heads[name][0], -1))
     head = int(by_head.square().sum(1).argmax())
-    other, other_z = side(lambda vector: reader.partner(name, vector, head), by_head[head], sign)
+    other, other_z = side(lambda vector: reader.partner(name, vector, head), by_head[head], sign, kind, head)
     is_query = name.endswith("W_Q")
     queries, keys = (own, other) if is_query else (other, own)
     pairs = _pairs(*((z, other_z) if is_query else (other_z, z)), token, count)
@@ -176,11 +181,6 @@ def _sign(scores: Tensor) -> float:
     """A singular pair has no sign of its own: the sharper end is called positive."""
     z = _standardized(scores)
     return 1.0 if float(z.max()) >= -float(z.min()) else -1.0
-
-
-def _random_like(vector: Tensor, chance: torch.Generator) -> Tensor:
-    drawn = torch.randn(vector.shape, generator=chance, dtype=vector.dtype)
-    return drawn * (vector.norm() / drawn.norm())
 
 
 def _side(z: Tensor, control: float, token: Callable[[int], str], count: int) -> Side:

@@ -36,6 +36,7 @@ from eigen_lightning.learning.callbacks import (
     Summary,
     TensorBoard,
     TopExamples,
+    WholeModel,
 )
 from eigen_lightning.run.checkpoint_io import AtomicCheckpointIO
 from eigen_lightning.run.console import quiet_libraries
@@ -82,7 +83,7 @@ def with_finishing_callbacks(
         complete.append(RunCheckpoint())
     complete.append(RunRecord())
     if report:
-        complete += [Cards(), Interventions(), TensorBoard(), ReportWriter()]
+        complete += [Cards(), Interventions(), WholeModel(), TensorBoard(), ReportWriter()]
     if not quiet:
         complete.append(Summary())
         if progress_bar:

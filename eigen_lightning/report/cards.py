@@ -1,6 +1,7 @@
 """What a direction's card shows, gathered from the run folder."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,6 +92,7 @@ class Card:
     geometry: Markup
     label: dict[str, Any]
     structure: str
+    vocabulary: list[dict[str, Any]]
     badges: list[Badge] = field(default_factory=list)
 
     @property
@@ -122,6 +124,7 @@ def gather(
     coactivity: Float[np.ndarray, "K K"] | None,
     geometry: list[Markup] | None,
     scorecard: dict[str, Any],
+    vocabulary: Sequence[dict[str, Any]] = (),
 ) -> list[Card]:
     """One card a direction.
 
@@ -134,10 +137,12 @@ def gather(
         coactivity: content of ``coactivity.npy``.
         geometry: a picture of each direction in hidden space, for a toy model.
         scorecard: content of ``scorecard.json``, which says what is dead or a duplicate; empty where there is none.
+        vocabulary: content of ``vocabulary.jsonl``; empty where there is none.
     """
     labels = {line["direction"]: line for line in scorecard.get("labels", [])}
     cosine = np.abs(directions @ directions.T)
     np.fill_diagonal(cosine, 0)
+    read = {line["direction"]: line["readings"] for line in vocabulary}
     detail = {line["direction"]: line for line in details}
     moved = {line["direction"]: line for line in interventions.get("directions", [])}
     shown = sum(len(line["examples"]) for line in top_examples)
@@ -172,6 +177,7 @@ def gather(
             geometry=geometry[k] if geometry else Markup(""),
             label=labels.get(k, {}) if labels.get(k, {}).get("rule") else {},
             structure=_structure(scorecard.get("structure", {}), k),
+            vocabulary=read.get(k, []),
         )
         cards.append(card)
     _add_badges(cards, cosine, scorecard.get("health", {}))

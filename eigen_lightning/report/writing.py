@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from eigen_lightning.report import figures, text
 from eigen_lightning.report.cards import gather
+from eigen_lightning.report.circuit_figure import circuit_figure
 from eigen_lightning.report.ordering import clustered
 from eigen_lightning.report.verdict import verdict
 from eigen_lightning.run.errors import UserError
@@ -97,6 +98,7 @@ def contents(run: RunFolder) -> dict[str, Any]:
         coactivity,
         _geometry(run, directions, shapes),
         scorecard,
+        run.read_lines(run.vocabulary) if run.vocabulary.exists() else [],
     )
     return {
         "title": f"{run.path.resolve().name}: {manifest['n_directions']} directions",
@@ -109,6 +111,7 @@ def contents(run: RunFolder) -> dict[str, Any]:
         "cards": cards,
         "gains": _gains(manifest.get("curvature", {})),
         "interventions": interventions,
+        "circuit": _circuit(run),
         "config": run.config.read_text(encoding="utf-8") if run.config.exists() else "",
         **_matrix(interference, coactivity),
     }
@@ -216,6 +219,14 @@ def _gains(curvature: dict[str, Any]) -> dict[str, Any]:
             f" {sharing:.1f} of the climbed rows share a sample (median), so learning took {curvature['objective']}."
         )
     return {"bars": figures.bars(gains[: max(2 * count, 8)], 1.0), "says": says}
+
+
+def _circuit(run: RunFolder) -> dict[str, Any]:
+    """The directions joined over one text, as a figure, and what random directions set as the bar."""
+    if not run.circuit.exists():
+        return {}
+    circuit = run.read_json(run.circuit)
+    return {"figure": circuit_figure(circuit), "control": circuit["control"], "edges": len(circuit["edges"])}
 
 
 def _matrix(interference: Any, coactivity: Any) -> dict[str, Any]:

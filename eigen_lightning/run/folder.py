@@ -105,6 +105,8 @@ class RunFolder:
         self.interventions = self.path / "interventions.json"
         self.cards = self.path / "cards.jsonl"
         self.coactivity = self.path / "coactivity.npy"
+        self.vocabulary = self.path / "vocabulary.jsonl"
+        self.circuit = self.path / "circuit.json"
         self.report = self.path / "report.html"
 
     @contextmanager

@@ -31,7 +31,17 @@ class SharedFolder(RunFolder):
     @property
     def results(self) -> tuple[str, ...]:
         """Attributes of the files that are shared beside manifest, directions and card, where a run has them."""
-        return ("target", "scorecard", "top_examples", "interventions", "cards", "interference", "coactivity")
+        return (
+            "target",
+            "scorecard",
+            "top_examples",
+            "interventions",
+            "cards",
+            "interference",
+            "coactivity",
+            "vocabulary",
+            "circuit",
+        )
 
 
 def write_shared(run: RunFolder, manifest: Mapping[str, Any], card: str, path: str | Path) -> SharedFolder:

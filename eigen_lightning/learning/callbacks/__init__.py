@@ -12,6 +12,7 @@ from eigen_lightning.learning.callbacks.scorecard import Scorecard
 from eigen_lightning.learning.callbacks.summary import Summary
 from eigen_lightning.learning.callbacks.tensorboard import TensorBoard
 from eigen_lightning.learning.callbacks.top_examples import TopExamples
+from eigen_lightning.learning.callbacks.whole_model import WholeModel
 
 __all__ = [
     "Cards",
@@ -26,4 +27,5 @@ __all__ = [
     "Summary",
     "TensorBoard",
     "TopExamples",
+    "WholeModel",
 ]
