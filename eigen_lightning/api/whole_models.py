@@ -86,7 +86,7 @@ class WholeModels:
         given = self._inputs(inputs)
         U = self.U.to(given.device)
         control = random_rows(random, U.shape[1], seed, "circuit control").to(U)
-        batch = self._linearizer(given)(given)
+        batch = self.linearizer(given)(given)
         names = self.tokens(inputs) if isinstance(inputs, str) else map(str, range(batch.n_samples))
         return circuit(batch, U, control, tuple(names), per_token)
 
