@@ -15,6 +15,7 @@ from eigen_lightning.report import figures, text
 from eigen_lightning.report.cards import gather
 from eigen_lightning.report.circuit_figure import circuit_figure
 from eigen_lightning.report.ordering import clustered
+from eigen_lightning.report.share_map import share_map
 from eigen_lightning.report.verdict import verdict
 from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.folder import RunFolder, write_atomically
@@ -112,6 +113,7 @@ def contents(run: RunFolder) -> dict[str, Any]:
         "gains": _gains(manifest.get("curvature", {})),
         "interventions": interventions,
         "circuit": _circuit(run),
+        "shares": share_map(directions.double().numpy(), shapes),
         "config": run.config.read_text(encoding="utf-8") if run.config.exists() else "",
         **_matrix(interference, coactivity),
     }
