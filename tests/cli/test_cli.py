@@ -177,16 +177,37 @@ SHORTENED = {
         "--trainer.max_epochs=2",
         "--model.n_directions=2",
     ],
+    "tinystories_factored": [
+        "--data.n_sequences=8",
+        "--data.n_heldout_sequences=8",
+        "--data.batch_size=4",
+        "--trainer.max_epochs=1",
+        "--model.n_directions=2",
+        "--model.directions.probes=4",
+        "--model.start.samples=4",
+        "--model.start.steps=2",
+        "--model.start.sweeps=1",
+        '--model.target.parameters=["blocks.4.*.W_*"]',
+    ],
 }
 
 
-@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+SLOW = ("tinystories_factored",)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(path, marks=[pytest.mark.slow] if path.stem in SLOW else [], id=path.stem)
+        for path in sorted(CONFIGS.glob("*.yaml"))
+    ],
+)
 def test_every_shipped_configuration_runs(config: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     system = config.stem.removesuffix("_as_published")
     if config.stem == "tms_40_10":
         pytest.skip("takes more than ten seconds: see the slow test")
     arguments = [*SHORTENED[system], "--report=false"]
-    if system == "tinystories":
+    if "tinystories" in system:
         arguments += [
             f"--model.target.name={request.getfixturevalue('gpt_neo_folder')}",
             f"--data.source={request.getfixturevalue('tinystories_file')}",

@@ -36,6 +36,13 @@ class Health(EvaluationCallback):
         self.found = Found()
         self._steepness: Tensor | None = None
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.reseed and pl_module.coordinates is not None:
+            raise UserError(
+                "expected dense rows for Health(reseed=True), got directions held as factors: leave reseed out, or "
+                "leave out model.directions"
+            )
+
     def metrics(self, module: LightningModule, sets: list[str]) -> dict[str, Metric]:
         return {"heldout": LeadMetric(module.n_directions)}  # type: ignore[arg-type]
 
