@@ -32,6 +32,10 @@ WRITTEN_OUT = 2**26
 """Numbers in a batch's Jacobian up to which it is written out, where its trace is exact anyway."""
 
 
+TRACED_UP_TO = 2**28
+"""Numbers in a chunk of directions up to which the graph is traced: tracing holds several of them."""
+
+
 class Network(Protocol):
     """What curvature needs to know of a network; :class:`eigen_lightning.targets.Target` is one."""
 
@@ -130,8 +134,10 @@ class Linearizer:
         chunk = chunk or Chunk()
         chunk.size_for(lambda batch: function(origin, batch), inputs, n_directions)
         products: PlainProducts | TracedProducts = products_for(function, origin, inputs[:1])
-        if network.static_graph and method == "gauss_newton" and isinstance(products, PlainProducts):
-            products = TracedProducts.trace(products, origin, inputs, chunk.rows or n_directions)
+        rows = chunk.rows or n_directions
+        traceable = network.static_graph and method == "gauss_newton" and rows * len(origin) <= TRACED_UP_TO
+        if traceable and isinstance(products, PlainProducts):
+            products = TracedProducts.trace(products, origin, inputs, rows)
         probes = traces.probe_directions(len(origin), origin, seed)
         plain = isinstance(inputs, Tensor) and len(probes) == len(origin)
         alone = plain and differentiates_samples_alone(function, origin, inputs)
