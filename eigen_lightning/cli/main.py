@@ -5,12 +5,15 @@ import inspect
 import itertools
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import Any
 
 from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from rich.console import Console
 
 from eigen_lightning.api.configured import Parser, one_line, run_configured, told
+from eigen_lightning.cli import shipped
 from eigen_lightning.run.console import set_up_console
 from eigen_lightning.run.errors import UserError, causes, disk_error
 from eigen_lightning.run.output import tolerant_output
@@ -22,6 +25,7 @@ COMMANDS = {
     "report": "eigen_lightning.cli.report",
     "compare": "eigen_lightning.cli.compare",
     "study": "eigen_lightning.cli.study",
+    "configs": "eigen_lightning.cli.shipped",
 }
 """The package's own commands: each a module whose function of the same name is the command."""
 
@@ -74,8 +78,14 @@ def run(args: Sequence[str]) -> None:
     Raises:
         UserError: for wrong input.
     """
-    args = _switches(args)
-    if args and args[0] in COMMANDS:
+    args = shipped.named(_switches(args))
+    if not args:
+        shipped.welcome()
+        return
+    if list(args) == ["--version"]:
+        Console().print(f"eigen-lightning {version('eigen-lightning')}", highlight=False)
+        return
+    if args[0] in COMMANDS:
         name = args[0]
         function = getattr(importlib.import_module(COMMANDS[name]), name.replace("-", "_"))
         parser = CommandParser(prog=f"eigen-lightning {name}", description=function.__doc__.splitlines()[0])

@@ -33,7 +33,7 @@ class Factored:
     """
 
     rank: int = 1
-    probes: int = 256
+    probes: int = 64
 
     def __post_init__(self) -> None:
         if min(self.rank, self.probes) < 1:

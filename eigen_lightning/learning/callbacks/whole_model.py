@@ -39,7 +39,7 @@ class WholeModel(Callback):
 def _write_vocabulary(run: RunFolder, module: Any) -> None:
     from eigen_lightning.targets.vocabulary import VocabularyReader
 
-    target, rows = module.target, module.U.detach()[:MOST_READ]
+    target, rows = module.target, module.directions[:MOST_READ]
     reader, decode = VocabularyReader(target), target.tokenizer.decode
     controls: dict[tuple[str, str, int], float] = {}
     lines = []
@@ -61,8 +61,8 @@ def _write_circuit(run: RunFolder, module: Any, samples: Any) -> None:
     [(identity, _)] = leading.most_common(1)
     batch = samples.batch(0, torch.tensor([samples.locate(identity)[1]]))
     batch = type(batch)(batch.inputs[:, :TOKENS].to(module.device), batch.sample_id)
-    U = module.U.detach()
+    U = module.directions
     random = random_rows(RANDOM, U.shape[1], run_seed(), "circuit control").to(U)
     tokens = samples.tokens(identity)[:TOKENS]
-    found = circuit(module.linearize(batch, None), U, random, tokens, PER_TOKEN)
+    found = circuit(module.linearizer(batch.inputs), U, random, tokens, PER_TOKEN)
     run.write_json(run.circuit, found.to_json())
