@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,11 @@ def _one_thread_and_seed() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _quiet_package_log() -> Iterator[None]:
-    """Commands set the package's log up for a terminal; the next test starts without."""
+def _package_log() -> None:
+    """Each test starts with the package's log unset, whatever a command before it, or a wider fixture's, set up."""
     logger = logging.getLogger("eigen_lightning")
-    kept = (list(logger.handlers), logger.level, logger.propagate)
-    yield
-    logger.handlers, logger.level, logger.propagate = kept[0], kept[1], kept[2]
+    logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
