@@ -2,8 +2,24 @@
 
 from eigen_lightning.targets.network import Network
 from eigen_lightning.targets.target import Target
+from eigen_lightning.targets.toys.circuits import TMCSTarget
+from eigen_lightning.targets.toys.groups import GroupsTarget
+from eigen_lightning.targets.toys.residual_mlp import ResidualMLPTarget
+from eigen_lightning.targets.toys.square import SquareTarget
 from eigen_lightning.targets.toys.tms import TMSTarget
+from eigen_lightning.targets.toys.tms_identity import TMSIdentityTarget
 from eigen_lightning.targets.toys.xor import XORTarget
 from eigen_lightning.targets.transformer import Transformer
 
-__all__ = ["Network", "TMSTarget", "Target", "Transformer", "XORTarget"]
+__all__ = [
+    "GroupsTarget",
+    "Network",
+    "ResidualMLPTarget",
+    "SquareTarget",
+    "TMCSTarget",
+    "TMSIdentityTarget",
+    "TMSTarget",
+    "Target",
+    "Transformer",
+    "XORTarget",
+]

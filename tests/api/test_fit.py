@@ -118,7 +118,7 @@ def test_perturbed_weights_move_the_output_as_d2d_says_and_return(run: el.Run) -
     before = {name: tensor.clone() for name, tensor in run.target.weights.items()}
     reference = run.target.outputs(run.target.weights, inputs)
     expected = run.d2D(inputs)[1]
-    delta = float((2e-3 / expected.max()) ** 0.5)
+    delta = float((2e-4 / expected.max()) ** 0.5)
     moved = []
     for sign in (1, -1):
         with run.perturbed(1, sign * delta) as target:
