@@ -1,12 +1,12 @@
-"""The directions that learned ones are compared with: random, principal, and, where the truth is known, the oracle."""
+"""The directions that learned ones are compared with: random and principal ones; for the true ones see ``truth``."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eigen_lightning.curvature import LinearizedBatch, Linearizer
+from eigen_lightning.curvature import LinearizedBatch
 from eigen_lightning.directions.dense import random_rows
 from eigen_lightning.directions.losses import Steepness
 from eigen_lightning.run.waiting import Waiting
@@ -102,22 +102,3 @@ def mean_hessian_product(batches: Iterable[LinearizedBatch], directions: Float[T
         total += batch.value_and_gradient(directions, Steepness(1.0))[1] / 2
         count += 1
     return total / count
-
-
-def oracle_directions(
-    linearizer: Linearizer, feature_inputs: Sequence[Float[Tensor, "samples ..."]]
-) -> Float[Tensor, "features P"]:
-    """The true direction of each feature: top eigenvector of the mean Hessian over samples with that feature alone.
-
-    Args:
-        linearizer: of the target.
-        feature_inputs: for each feature, inputs on which it alone is present.
-    """
-    origin = linearizer.origin
-    rows = min(len(origin), 1 + OVERSAMPLING)
-    start = random_directions(rows, len(origin), 0, 0).to(origin)
-    directions = []
-    for inputs in feature_inputs:
-        batch = linearizer(inputs.to(origin.device))
-        directions.append(principal_directions(lambda on=batch: [on], 1, start, tolerance=1e-7)[0])  # type: ignore[misc]
-    return torch.cat(directions)

@@ -14,11 +14,24 @@ class Normalized:
     Attributes:
         values: ``d / t``, t the sample's trace raised to a floor, ``[R, n, *positions]``; R rows of all sets.
         raw: d2D, the same shape.
+        trace: t, ``[n, *positions]``.
         sample_id: of the n samples.
     """
 
-    def __init__(self, values: Tensor, raw: Tensor, sample_id: Int[Tensor, " n"]) -> None:
-        self.values, self.raw, self.sample_id = values, raw, sample_id
+    def __init__(self, values: Tensor, raw: Tensor, trace: Tensor, sample_id: Int[Tensor, " n"]) -> None:
+        self.values, self.raw, self.trace, self.sample_id = values, raw, trace, sample_id
+
+    def coverage(self, rows: slice, exponent: float, power: float) -> float:
+        """The objective of coverage, ``sum_s max_k t^a (d_k / t)^q``, as a share of its bound ``sum_s t^a``.
+
+        Args:
+            rows: the directions.
+            exponent: q.
+            power: of the trace in the scale of d2D; ``a = q (1 - power)``.
+        """
+        weight = self.trace.double().pow(exponent * (1 - power))
+        reached = self.values[rows].double().clamp_min(0).amax(0).pow(exponent)
+        return float((weight * reached).sum() / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny))
 
     def mean_steepness(self, rows: slice) -> float:
         """``mean_s sum_k (d_k / t)^2``."""
@@ -77,4 +90,5 @@ class NormalizedMetric(Metric):
         if len(positive):
             rank = 1 + int(self.floor_quantile * (len(positive) - 1))
             trace = trace.clamp_min(float(positive.flatten().kthvalue(rank).values))
-        return Normalized(raw / trace.clamp_min(torch.finfo(trace.dtype).tiny), raw, sample_id)
+        trace = trace.clamp_min(torch.finfo(trace.dtype).tiny)
+        return Normalized(raw / trace, raw, trace, sample_id)

@@ -9,11 +9,11 @@ from torch import Tensor
 from eigen_lightning.analysis.controls import (
     WIDEST,
     mean_hessian_product,
-    oracle_directions,
     principal_directions,
     random_directions,
 )
 from eigen_lightning.analysis.recovery import absolute_cosines, recovery
+from eigen_lightning.analysis.truth import true_directions
 from eigen_lightning.curvature import MSE, Chunk, LinearizedBatch, Linearizer
 from tests.networks import TMS, SmallNetwork, unit_rows
 
@@ -85,7 +85,7 @@ def test_ranks_together_see_the_whole(network: SmallNetwork, inputs: Tensor) -> 
 
 def test_oracle_is_each_features_top_eigenvector(network: SmallNetwork) -> None:
     features = [torch.eye(5, dtype=torch.float64)[f] * torch.linspace(0.1, 1, 10).double()[:, None] for f in range(5)]
-    found = oracle_directions(Linearizer.prepare(network, MSE(), features[0]), features)
+    found = true_directions(Linearizer.prepare(network, MSE(), features[0]), features).rows
     for direction, inputs in zip(found, features, strict=True):
         top = torch.linalg.eigh(dense_mean_hessian(network, inputs))[1][:, -1]
         assert float((direction @ top).abs()) == pytest.approx(1, abs=1e-6)

@@ -15,14 +15,15 @@ from eigen_lightning.analysis import scorecard
 from eigen_lightning.analysis.controls import (
     DENSE_UP_TO,
     OVERSAMPLING,
-    oracle_directions,
     principal_directions,
     random_directions,
 )
 from eigen_lightning.analysis.label_figures import groups_of, labels_of
 from eigen_lightning.analysis.language import reading
-from eigen_lightning.analysis.recovery import Recovery, recovery
+from eigen_lightning.analysis.recovery import Recovery
 from eigen_lightning.analysis.structure import structure
+from eigen_lightning.analysis.subspaces import recovery_of
+from eigen_lightning.analysis.truth import Truth, true_directions
 from eigen_lightning.curvature import LinearizedBatch
 from eigen_lightning.data.epoch_batches import EpochBatches
 from eigen_lightning.learning.callbacks.evaluation import run_folder_of
@@ -39,6 +40,7 @@ ORDER = (
     "selectivity",
     "uniqueness",
     "mmcs",
+    "coverage",
     "normalized_steepness",
     "normalized_steepness_low",
     "normalized_steepness_high",
@@ -114,6 +116,7 @@ class Scorecard(Callback):
         self.max_evaluations = max_evaluations
         self.random_network = random_network
         self._controls: dict[str, Tensor] | None = None
+        self._truth: Truth | None = None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch + 1
@@ -151,7 +154,10 @@ class Scorecard(Callback):
         self._draws = max(1, min(self.random_draws, 256 // len(directions)))
         features = self._features(module)
         if self._controls is None:
-            self._controls = self._make_controls(trainer, module, features, directions)
+            self._controls = self._make_controls(trainer, module, directions)
+            if features is not None:
+                self._truth = self._truth_of(module, features)
+                self._controls["oracle"] = self._truth.rows
         sets = {"learned": directions, **self._controls}
         count = self._affordable(sum(map(len, sets.values())))
         heldout = scorecard.judge(self._heldout(trainer, module, count), sets, self.n_examples)
@@ -167,7 +173,9 @@ class Scorecard(Callback):
         for name in sets:
             spanned = train["pca" if name == "pca" else f"basis of {name}"]
             figures[name]["explained_curvature"] = float(spanned.statistics.mean.sum()) / principal
-        recovered = self._recovery(module, sets, features, figures)
+        recovered = None
+        if features is not None and self._truth is not None:
+            recovered = self._recovery(module, sets, features, self._truth, figures)["learned"]
         draws = [figures.pop(f"random {draw}") for draw in range(self._draws)]
         figures["random"], spread = scorecard.mean_and_spread(draws)
         if self.random_network:
@@ -180,8 +188,9 @@ class Scorecard(Callback):
         card["random_spread"] = {name: spread[name] for name in ORDER if name in spread}
         card["random_draws"] = self._draws
         card["n_directions"], card["n_parameters"] = directions.shape
-        if recovered is not None:
+        if recovered is not None and self._truth is not None:
             card["features"] = recovered.features
+            card["truth"] = self._truth.to_json()
             card["assignment"] = [
                 {"feature": feature, "direction": partner, "cosine": cosine}
                 for feature, partner, cosine in zip(
@@ -205,9 +214,11 @@ class Scorecard(Callback):
         samples = data.evaluation_sets["heldout"]
         group = groups_of(samples, heldout["learned"].normalized.sample_id)
         figures = {}
+        power = 0.0 if module.normalization is None else module.normalization.power
         for name, judged in heldout.items():
             figures[name] = {
                 **judged.scalars(group),
+                "coverage": judged.normalized.coverage(judged.rows, module.exponent, power),
                 "train_steepness": train[name].statistics.steepness,
                 "train_normalized_steepness": train[name].normalized.mean_steepness(train[name].rows),
                 **structure(sets[name], module.target.space.shape_of, module.target.heads()).means(),
@@ -218,20 +229,23 @@ class Scorecard(Callback):
         return figures
 
     def _recovery(
-        self, module: Any, sets: dict[str, Tensor], features: list[Tensor] | None, figures: dict[str, dict[str, Any]]
-    ) -> Recovery | None:
-        """Add the figures of recovery where the truth is known; returns the learned directions'."""
-        if features is None:
-            return None
+        self,
+        module: Any,
+        sets: dict[str, Tensor],
+        features: list[Tensor],
+        truth: Truth,
+        figures: dict[str, dict[str, Any]],
+    ) -> dict[str, Recovery]:
+        """Add the figures of recovery to each set's."""
         means = scorecard.mean_by_feature(module.linearizer, torch.cat(list(sets.values())), features)
         of_sets = means.split([len(directions) for directions in sets.values()])
         recovered = {
-            name: recovery(directions, sets["oracle"], by_feature)
+            name: recovery_of(directions, truth, by_feature)
             for (name, directions), by_feature in zip(sets.items(), of_sets, strict=True)
         }
         for name, of_set in recovered.items():
             figures[name].update(of_set.scalars())
-        return recovered["learned"]
+        return recovered
 
     def _affordable(self, rows: int) -> int:
         """How many samples, positions counted, are judged along so many directions."""
@@ -245,8 +259,11 @@ class Scorecard(Callback):
         count = self._affordable(len(control.directions))
         heldout = scorecard.judge(self._heldout(trainer, control, count), sets, self.n_examples)
         train = scorecard.judge(self._train(trainer, control, count), sets, self.n_examples)
-        figures = self._figures(data, module, sets, heldout, train)["learned"]
-        return {**figures, **labels_of(data, heldout, train).figures.get("learned", {})}
+        figures = self._figures(data, module, sets, heldout, train)
+        if (features := self._features(module)) is not None:
+            # Its own truth: what the same samples make of weights that were never trained.
+            self._recovery(control, sets, features, self._truth_of(control, features, module.target), figures)
+        return {**figures["learned"], **labels_of(data, heldout, train).figures.get("learned", {})}
 
     # ------------------------------------------------------------------------------------------------- controls
 
@@ -255,9 +272,10 @@ class Scorecard(Callback):
         of_target = getattr(module.target, "feature_inputs", None)
         return None if of_target is None else of_target(self.values_per_feature)
 
-    def _make_controls(
-        self, trainer: Trainer, module: Any, features: list[Tensor] | None, like: Float[Tensor, "K P"]
-    ) -> dict[str, Tensor]:
+    def _truth_of(self, module: Any, features: list[Tensor], target: Any = None) -> Truth:
+        return true_directions(module.linearizer, features, getattr(target or module.target, "feature_rank", 1))
+
+    def _make_controls(self, trainer: Trainer, module: Any, like: Float[Tensor, "K P"]) -> dict[str, Tensor]:
         seed = run_seed()
         n_directions, size = like.shape
         principal = min(n_directions, size)
@@ -275,8 +293,6 @@ class Scorecard(Callback):
             f"random {draw}": random_directions(n_directions, size, seed, draw).to(like) for draw in range(self._draws)
         }
         controls["pca"] = principal_directions(passes, principal, start, lambda tensor: reduced(tensor, "mean"))[0]
-        if features is not None:
-            controls["oracle"] = oracle_directions(module.linearizer, features)
         return controls
 
     # -------------------------------------------------------------------------------------------------- samples
@@ -330,7 +346,6 @@ def table(card: dict[str, Any]) -> Table:
     for name in ORDER:
         if name not in card["learned"]:
             continue
-        # A random network has no truth to recover.
         cells = [shown(name, card[column][name], card) if name in card[column] else "" for column in columns]
         if card["random_draws"] > 1:
             at = columns.index("random")

@@ -17,9 +17,11 @@ class ToyTarget(Target):
     Attributes:
         n_inputs: how many inputs the network has.
         feature_names: what each feature is called, in order.
+        feature_rank: dimension of a feature's subspace of parameter space: 1 where it is a single direction.
     """
 
     check = False
+    feature_rank: int = 1
     n_inputs: int
     feature_names: list[str]
 
