@@ -43,10 +43,20 @@ class Normalized:
         sums, counts = sums_by_group(each.T, group)
         return bootstrap_interval(sums.sum(0), counts * each.shape[1])
 
+    def twins(self, rows: slice) -> int:
+        """Directions that respond as another does: whose values over samples have a cosine above 0.9 with it, however
+        far apart the two are in parameter space."""
+        profile = torch.nn.functional.normalize(self.values[rows].flatten(1).double(), dim=1)
+        return int(((profile @ profile.T).fill_diagonal_(0) > TWIN_ABOVE).any(1).sum())
+
     def largest_share(self, rows: slice) -> float:
         """How much of the raw steepness ``sum_s sum_k d_k^2`` is that of one sample."""
         each = self.raw[rows].double().square().sum(0).flatten()
         return float(each.max() / each.sum().clamp_min(torch.finfo(each.dtype).tiny))
+
+
+TWIN_ABOVE = 0.9
+"""Cosine of two directions' responses over samples from which on they respond alike."""
 
 
 class NormalizedMetric(Metric):

@@ -56,6 +56,7 @@ class Judged:
             "interference": self.statistics.interference(self.directions),
             "dead": counts["dead"],
             "duplicates": counts["duplicates"],
+            "twins": self.normalized.twins(self.rows),
         }
 
     @property

@@ -98,6 +98,7 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.metrics = self.path / "metrics.csv"
         self.target = self.path / "target.safetensors"
+        self.target_model = self.path / "target_model"
         self.directions = self.path / "directions.safetensors"
         self.scorecard = self.path / "scorecard.json"
         self.interference = self.path / "interference.npy"

@@ -1,5 +1,6 @@
 """Networks to decompose."""
 
+from eigen_lightning.targets.grammar import GrammarTransformer
 from eigen_lightning.targets.network import Network
 from eigen_lightning.targets.target import Target
 from eigen_lightning.targets.toys.circuits import TMCSTarget
@@ -12,6 +13,7 @@ from eigen_lightning.targets.toys.xor import XORTarget
 from eigen_lightning.targets.transformer import Transformer
 
 __all__ = [
+    "GrammarTransformer",
     "GroupsTarget",
     "Network",
     "ResidualMLPTarget",

@@ -20,6 +20,7 @@ from eigen_lightning.analysis.controls import (
 )
 from eigen_lightning.analysis.label_figures import groups_of, labels_of
 from eigen_lightning.analysis.language import reading
+from eigen_lightning.analysis.planted import planted
 from eigen_lightning.analysis.recovery import Recovery
 from eigen_lightning.analysis.structure import structure
 from eigen_lightning.analysis.subspaces import recovery_of
@@ -41,6 +42,8 @@ ORDER = (
     "uniqueness",
     "mmcs",
     "coverage",
+    "context_states",
+    "states",
     "normalized_steepness",
     "normalized_steepness_low",
     "normalized_steepness_high",
@@ -61,6 +64,7 @@ ORDER = (
     "largest_sample_share",
     "dead",
     "duplicates",
+    "twins",
 )
 """The figures in the order a person reads them."""
 
@@ -167,8 +171,10 @@ class Scorecard(Callback):
         train = scorecard.judge(self._train(trainer, module, count), on_train, self.n_examples)
         figures = self._figures(data, module, sets, heldout, train)
         labels = labels_of(data, heldout, train)
-        for name, of_set in labels.figures.items():
-            figures[name].update(of_set)
+        of_states = planted(data, heldout, train)
+        for more in (labels.figures, of_states.figures):
+            for name, of_set in more.items():
+                figures[name].update(of_set)
         principal = float(train["pca"].statistics.mean.sum())
         for name in sets:
             spanned = train["pca" if name == "pca" else f"basis of {name}"]
@@ -198,6 +204,8 @@ class Scorecard(Callback):
                 )
             ]
         card["labels"] = labels.of_learned
+        if of_states.of_learned:
+            card["planted"] = of_states.of_learned
         card["structure"] = structure(directions, module.target.space.shape_of, module.target.heads()).to_json()
         card["health"] = asdict(heldout["learned"].health)
         card["samples"] = {
@@ -263,7 +271,8 @@ class Scorecard(Callback):
         if (features := self._features(module)) is not None:
             # Its own truth: what the same samples make of weights that were never trained.
             self._recovery(control, sets, features, self._truth_of(control, features, module.target), figures)
-        return {**figures["learned"], **labels_of(data, heldout, train).figures.get("learned", {})}
+        of_text = (labels_of(data, heldout, train).figures, planted(data, heldout, train).figures)
+        return {**figures["learned"], **{key: value for more in of_text for key, value in more.get("learned", {}).items()}}
 
     # ------------------------------------------------------------------------------------------------- controls
 
