@@ -75,9 +75,7 @@ def shares(
     return sums / curvature.sum(1, keepdim=True).clamp_min(torch.finfo(sums.dtype).tiny)
 
 
-def reached(
-    state: Int[Tensor, " K"], share: Float[Tensor, " K"], context: Bool[Tensor, " states"]
-) -> dict[str, float]:
+def reached(state: Int[Tensor, " K"], share: Float[Tensor, " K"], context: Bool[Tensor, " states"]) -> dict[str, float]:
     """Different states that some direction has found, and those among them that need context.
 
     Args:

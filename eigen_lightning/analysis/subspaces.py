@@ -8,9 +8,7 @@ from eigen_lightning.analysis.recovery import MATCHED_ABOVE, Recovery, recovery
 from eigen_lightning.analysis.truth import Truth
 
 
-def recovery_of(
-    directions: Float[Tensor, "K P"], truth: Truth, by_feature: Float[Tensor, "K features"]
-) -> Recovery:
+def recovery_of(directions: Float[Tensor, "K P"], truth: Truth, by_feature: Float[Tensor, "K features"]) -> Recovery:
     """Judge directions by a truth of any rank: one to one where a feature is a direction, else by subspaces.
 
     Args:

@@ -3,6 +3,7 @@ folders to write to, options of the Trainer that would be ignored."""
 
 import importlib
 import re
+import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import NoneType
@@ -185,3 +186,12 @@ def check_trainer_options(config: Any) -> None:
             f"expected trainer.precision to be one of {', '.join(PRECISIONS)}, got {config.precision}: losses grow "
             "with the fourth power of the outputs, which overflows in half precision; use 32-true"
         )
+
+
+CHECKOUT = Path(__file__).parents[2] / "configs"
+
+
+def shipped_folder() -> Path:
+    """Where the shipped configurations lie: beside the package in a checkout, else where the wheel put them."""
+    installed = Path(sysconfig.get_path("data")) / "share" / "eigen_lightning" / "configs"
+    return CHECKOUT if (CHECKOUT / "tms.yaml").is_file() else installed

@@ -139,6 +139,8 @@ def outcome(point: dict[str, Any], seed: int, run: RunFolder, failure: str | Non
     card, manifest = run.read_json(run.scorecard), run.read_json(run.manifest)
     row |= {column: card[column] for column in Study.COLUMNS if column in card}
     row |= {name: manifest[name] for name in ("n_directions", "cpu_seconds", "target_fingerprint")}
+    if "truth" in card:
+        row["truth"] = card["truth"]
     if "features" in card:
         row |= {"features": card["features"], "success": card["learned"]["matched"] == card["features"]}
         if manifest["curvature"].get("gains"):

@@ -25,6 +25,7 @@ COMMANDS = {
     "report": "eigen_lightning.cli.report",
     "compare": "eigen_lightning.cli.compare",
     "study": "eigen_lightning.cli.study",
+    "benchmark": "eigen_lightning.cli.benchmark",
     "configs": "eigen_lightning.cli.shipped",
 }
 """The package's own commands: each a module whose function of the same name is the command."""

@@ -1,6 +1,5 @@
 """Shipped configurations by name, and what the command says when it is called alone."""
 
-import sysconfig
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -8,9 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from eigen_lightning.api.configuration import shipped_folder
 from eigen_lightning.run.errors import UserError, nearest
-
-CHECKOUT = Path(__file__).parents[2] / "configs"
 
 FIRST_COMMANDS = {
     "demo": "train XOR and TMS networks and decompose both: minutes, offline",
@@ -18,13 +16,8 @@ FIRST_COMMANDS = {
     "configs": "the shipped configurations",
     "report RUN_DIR": "write a run's page again; open RUN_DIR/report.html",
     "study --config tms --seeds 5": "how often, and how exactly, features are recovered",
+    "benchmark --seeds 1": "every system with a known answer, on one page",
 }
-
-
-def folder() -> Path:
-    """Where the shipped configurations lie: beside the package in a checkout, else where the wheel put them."""
-    installed = Path(sysconfig.get_path("data")) / "share" / "eigen_lightning" / "configs"
-    return CHECKOUT if (CHECKOUT / "tms.yaml").is_file() else installed
 
 
 def named(args: Sequence[str]) -> list[str]:
@@ -49,7 +42,7 @@ def named(args: Sequence[str]) -> list[str]:
 def _path(name: str) -> str:
     if not name.replace("_", "").isalnum() or Path(name).exists():
         return name
-    shipped = {path.stem: path for path in folder().glob("*.yaml")}
+    shipped = {path.stem: path for path in shipped_folder().glob("*.yaml")}
     if name not in shipped:
         hint = nearest(name, shipped) or f"; shipped are {', '.join(sorted(shipped))}"
         raise UserError(f"expected a configuration file or the name of a shipped one, got {name!r}{hint}")
@@ -58,8 +51,8 @@ def _path(name: str) -> str:
 
 def configs() -> None:
     """List the shipped configurations, each with its first line."""
-    table = Table("name", "what it decomposes", title=f"--config NAME, from {folder()}")
-    for path in sorted(folder().glob("*.yaml")):
+    table = Table("name", "what it decomposes", title=f"--config NAME, from {shipped_folder()}")
+    for path in sorted(shipped_folder().glob("*.yaml")):
         table.add_row(path.stem, path.read_text(encoding="utf-8").splitlines()[0].lstrip("# "))
     Console().print(table)
 

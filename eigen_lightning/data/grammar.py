@@ -92,7 +92,8 @@ class Grammar(SampleStream):
         missing = [word for word in WORDS if word not in tokenizer.get_vocab()]
         if missing:
             raise UserError(
-                f"expected a target whose tokenizer knows the grammar's words, got one without {missing[0]!r}: decompose "
+                "expected a target whose tokenizer knows the grammar's words, got one without "
+                f"{missing[0]!r}: decompose "
                 "a GrammarTransformer, or choose another data class"
             )
         length = self.context_length

@@ -179,5 +179,9 @@ def _text(seed: int, count: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
 
     told = stories(seed, count, length)
     windows = GrammarWindows("training", 0, told, grammar_tokenizer(), length, count)
-    nats = [story.nats[first : first + length] for story in told for first in range(0, len(story.words) - length + 1, length)]
+    nats = [
+        story.nats[first : first + length]
+        for story in told
+        for first in range(0, len(story.words) - length + 1, length)
+    ]
     return windows.windows.long(), torch.tensor(nats)[:count], windows.states >= 0

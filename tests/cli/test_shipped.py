@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from eigen_lightning.api.configuration import shipped_folder as folder
 from eigen_lightning.cli.main import main, run
-from eigen_lightning.cli.shipped import folder, named
+from eigen_lightning.cli.shipped import named
 from eigen_lightning.run.errors import UserError
 
 

@@ -272,7 +272,10 @@ class Scorecard(Callback):
             # Its own truth: what the same samples make of weights that were never trained.
             self._recovery(control, sets, features, self._truth_of(control, features, module.target), figures)
         of_text = (labels_of(data, heldout, train).figures, planted(data, heldout, train).figures)
-        return {**figures["learned"], **{key: value for more in of_text for key, value in more.get("learned", {}).items()}}
+        return {
+            **figures["learned"],
+            **{key: value for more in of_text for key, value in more.get("learned", {}).items()},
+        }
 
     # ------------------------------------------------------------------------------------------------- controls
 
