@@ -16,6 +16,9 @@ OVERSAMPLING = 8
 DENSE_UP_TO = 512
 """P up to which the control's eigenvectors are exact: all of the Hessian is had in one sweep."""
 
+NOISE = 1e-5
+"""Share of the products' norm below which a remainder of theirs is rounding."""
+
 WIDEST = 5
 """How many times K rows a Krylov space may have."""
 
@@ -72,6 +75,8 @@ def principal_directions(
             if enough and captured[-1] - captured[-1 - back] <= tolerance * captured[-1]:
                 break
             block = _new_directions(products[-len(block) :], basis)
+            if not len(block):
+                break
             if len(basis) >= WIDEST * n_directions + len(start):
                 kept = rotation.flip(1)[:, : 2 * n_directions].T.to(basis)
                 basis, products = kept @ basis, kept @ products
@@ -87,12 +92,20 @@ def _symmetric(basis: Float[Tensor, "b P"], products: Float[Tensor, "b P"]) -> F
 
 
 def _new_directions(products: Float[Tensor, "m P"], basis: Float[Tensor, "b P"]) -> Float[Tensor, "n P"]:
-    """Orthonormal rows that span what products add to a basis: as many, or as many as there is room for."""
-    fresh = torch.linalg.qr(products.T)[0].T[: basis.shape[1] - len(basis)]
+    """Orthonormal rows that span what products add to a basis; none where they lie in it but for rounding.
+
+    What is left of a product that lies in the basis is noise that no number of projections makes orthogonal: taken as
+    a direction, it gave eigenvalues above the trace.
+    """
+    held, fresh = basis.double(), products.double()
+    scale = fresh.norm()
+    fresh = fresh - fresh @ held.T @ held
+    _, values, right = torch.linalg.svd(fresh, full_matrices=False)
+    fresh = right[values > NOISE * scale][: basis.shape[1] - len(basis)]
     # Twice, as the first time leaves the rounding of what it took away.
     for _ in range(2):
-        fresh = torch.linalg.qr((fresh - fresh @ basis.T @ basis).T)[0].T
-    return fresh
+        fresh = torch.linalg.qr((fresh - fresh @ held.T @ held).T)[0].T
+    return fresh.to(basis)
 
 
 def mean_hessian_product(batches: Iterable[LinearizedBatch], directions: Float[Tensor, "m P"]) -> Float[Tensor, "m P"]:

@@ -134,3 +134,25 @@ def test_principal_directions_of_a_slowly_falling_spectrum(block: int) -> None:
     torch.testing.assert_close(eigenvalues, values[:6], rtol=1e-7, atol=0)
     torch.testing.assert_close(absolute_cosines(found, vectors.T[:6]).diagonal(), torch.ones(6).double())
     assert WIDEST * 6 < sum(products) < 120
+
+
+@pytest.mark.parametrize("block", [2, 6, 9])
+def test_a_hessian_of_low_rank_gives_no_eigenvalue_above_its_trace(block: int) -> None:
+    """Its Krylov space is exhausted after a sweep or two; float32, as runs have it."""
+    batch = torch.randn(10, 100)
+
+    class LowRank:
+        def value_and_gradient(self, U: Tensor, objective: object) -> tuple[Tensor, Tensor]:
+            return U, 2 * U @ batch.T @ batch
+
+    start = torch.randn(block, 100)
+    found, values = principal_directions(lambda: [LowRank()], 2, start, tolerance=1e-7)  # type: ignore[list-item]
+    expected = torch.linalg.eigh((batch.T @ batch).double())
+    torch.testing.assert_close(values.double(), expected.eigenvalues.flip(0)[:2], rtol=1e-5, atol=0)
+    assert float(values.sum()) <= float(batch.square().sum()) * (1 + 1e-5)
+    torch.testing.assert_close(
+        (found.double() @ expected.eigenvectors.flip(1)[:, :2]).diagonal().abs(),
+        torch.ones(2).double(),
+        rtol=1e-5,
+        atol=0,
+    )

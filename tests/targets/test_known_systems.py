@@ -145,6 +145,25 @@ def test_the_truth_of_a_linear_map_is_known_in_closed_form() -> None:
     assert truth.overlap == pytest.approx(0, abs=1e-6)
 
 
+def test_truths_of_a_network_in_float32_are_those_of_the_hessian_written_out() -> None:
+    """Its rank is that of the outputs, ten of a hundred: a Krylov space that is exhausted at once (MSE: 2 / n J^T J)."""
+    for seed in range(4):
+        torch.manual_seed(seed)
+        network = SmallNetwork(drawn(TMCSTarget(10, 5, "relu")))
+        features = TMCSTarget(10, 5, "relu").feature_inputs(20)
+        truth = true_directions(Linearizer.prepare(network, MSE(), features[0]), features)
+        W1, W2 = network.module.W1.double(), network.module.W2.double()
+        for index, direction in enumerate(truth.subspaces[:, 0]):
+            hidden = W1[:, index].relu()
+            through = W2 * (W1[:, index] > 0)
+            squares = features[index][:, index].double().square().mean() * 2 / 10
+            own = (through @ through.T + hidden.square().sum() * torch.eye(10)) * squares
+            assert float(truth.eigenshare[index]) == pytest.approx(
+                float(torch.linalg.eigvalsh(own)[-1] / own.trace()), rel=1e-4
+            )
+            assert float(direction.norm()) == pytest.approx(1, abs=1e-5)
+
+
 def test_a_hidden_identity_changes_no_output_and_is_a_parameter(tmp_path: Path) -> None:
     target = trained(TMSIdentityTarget(), tmp_path / "identity")
     plain = trained(TMSTarget(), tmp_path / "plain")
