@@ -41,6 +41,8 @@ def benchmark(
     folder, shipped = Path(run_dir), shipped_folder()
     results = []
     for system in chosen:
+        if system.network_of:
+            _share_targets(folder / system.network_of, folder / system.name)
         found = study(
             [str(shipped / f"{name}.yaml") for name in system.configs],
             seeds=seeds,
@@ -57,6 +59,14 @@ def benchmark(
         write_atomically(folder / "benchmark.md", markdown(content).encode())
         write_page(content, folder / "benchmark.html")
     return made
+
+
+def _share_targets(of: Path, to: Path) -> None:
+    """Put the trained networks of one study where another looks for its own, unless it has them."""
+    for path in sorted((of / "targets").rglob("*.safetensors")):
+        shared = to / path.relative_to(of)
+        if not shared.exists():
+            write_atomically(shared, path.read_bytes())
 
 
 def _system(name: str) -> System:
