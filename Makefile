@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml .ci/constraints.txt $(VENV)/pyvenv.cfg
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --constraint .ci/constraints.txt curvlinops-for-pytorch
 	@touch $@
 
-demo: install ## train XOR and TMS, decompose both, show what was found
+demo: install ## train XOR, TMS and a small transformer, decompose them, show what was found
 	$(BIN)/eigen-lightning demo --run_dir runs/demo
 
 test: install ## the quick tests

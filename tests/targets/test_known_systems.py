@@ -146,7 +146,7 @@ def test_the_truth_of_a_linear_map_is_known_in_closed_form() -> None:
 
 
 def test_truths_of_a_network_in_float32_are_those_of_the_hessian_written_out() -> None:
-    """Its rank is that of the outputs, ten of a hundred: a Krylov space that is exhausted at once (MSE: 2 / n J^T J)."""
+    """Rank ten of a hundred, as there are ten outputs: a Krylov space that is exhausted at once (MSE: 2 / n J^T J)."""
     for seed in range(4):
         torch.manual_seed(seed)
         network = SmallNetwork(drawn(TMCSTarget(10, 5, "relu")))
