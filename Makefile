@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+WRITING := $(VENV)/.writing
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-all bench lint clean
+.PHONY: help install demo test test-all bench docs notebooks lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -22,17 +23,29 @@ $(STAMP): pyproject.toml .ci/constraints.txt $(VENV)/pyvenv.cfg
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --constraint .ci/constraints.txt curvlinops-for-pytorch
 	@touch $@
 
+# What documentation and notebooks need besides; nobody else waits for it.
+$(WRITING): $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint .ci/constraints.txt --editable '.[docs,notebooks]'
+	@touch $@
+
 demo: install ## train XOR, TMS and a small transformer, decompose them, show what was found
 	$(BIN)/eigen-lightning demo --run_dir runs/demo
 
 test: install ## the quick tests
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-all: install ## every test, the slow ones too, with coverage
+test-all: $(WRITING) ## every test, the slow ones too, with coverage
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
 
 bench: install ## time ours against nested products
 	$(BIN)/python tests/benchmarks/run.py
+
+docs: $(WRITING) ## build the documentation, warnings as errors
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -c notebooks/docs notebooks build/docs
+	@echo "open build/docs/docs/index.html"
+
+notebooks: $(WRITING) ## run the notebooks and keep their outputs
+	OMP_NUM_THREADS=1 $(BIN)/python notebooks/build.py
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check

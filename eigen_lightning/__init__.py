@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from eigen_lightning.api.run import Run, compare, load
     from eigen_lightning.api.study import study  # type: ignore[import-not-found,unused-ignore]
     from eigen_lightning.curvature.divergence import Divergence
-    from eigen_lightning.data import TMS, XOR, FromLoader, SampleStream, TinyStories
+    from eigen_lightning.data import TMS, XOR, FromLoader, Grammar, SampleStream, TinyStories
     from eigen_lightning.learning import SparseEigendecomposition
     from eigen_lightning.run.errors import UserError
-    from eigen_lightning.targets import Network, Target, TMSTarget, Transformer, XORTarget
+    from eigen_lightning.targets import GrammarTransformer, Network, Target, TMSTarget, Transformer, XORTarget
 
 _PLACES = {
     "fit": "api.fit",
@@ -31,6 +31,7 @@ _PLACES = {
     "Target": "targets",
     "Network": "targets",
     "Transformer": "targets",
+    "GrammarTransformer": "targets",
     "TMSTarget": "targets",
     "XORTarget": "targets",
     "SampleStream": "data",
@@ -38,6 +39,7 @@ _PLACES = {
     "TMS": "data",
     "XOR": "data",
     "TinyStories": "data",
+    "Grammar": "data",
     "Divergence": "curvature.divergence",
     "UserError": "run.errors",
 }
@@ -47,6 +49,8 @@ __all__ = [
     "XOR",
     "Divergence",
     "FromLoader",
+    "Grammar",
+    "GrammarTransformer",
     "Network",
     "Run",
     "SampleStream",

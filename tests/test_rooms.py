@@ -29,8 +29,9 @@ BELOW = {
 WITHOUT_LIGHTNING = ("analysis", "curvature", "directions", "report", "targets")
 
 PUBLIC = {
-    "TMS", "XOR", "Divergence", "FromLoader", "Network", "Run", "SampleStream", "SparseEigendecomposition", "TMSTarget",
-    "Target", "TinyStories", "Transformer", "UserError", "XORTarget", "compare", "fit", "load", "study",
+    "TMS", "XOR", "Divergence", "FromLoader", "Grammar", "GrammarTransformer", "Network", "Run", "SampleStream",
+    "SparseEigendecomposition", "TMSTarget", "Target", "TinyStories", "Transformer", "UserError", "XORTarget",
+    "compare", "fit", "load", "study",
 }  # fmt: skip
 
 
