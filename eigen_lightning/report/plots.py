@@ -1,6 +1,7 @@
 """Figures of a run for a notebook or a paper, without pyplot: drawn anywhere, kept by nobody."""
 
 import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,16 @@ def blank(width: float = 5.0, height: float = 3.6) -> "Figure":
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UserError("expected matplotlib for figures: pip install 'eigen-lightning[plots]'") from error
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+
+    class ShownFigure(Figure):
+        """A notebook shows it although pyplot, which would tell it how, was never used."""
+
+        def _repr_png_(self) -> bytes:
+            content = io.BytesIO()
+            self.savefig(content, format="png", dpi=80)
+            return content.getvalue()
+
+    figure = ShownFigure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
