@@ -5,6 +5,8 @@ from eigen_lightning.targets.network import Network
 from eigen_lightning.targets.target import Target
 from eigen_lightning.targets.toys.circuits import TMCSTarget
 from eigen_lightning.targets.toys.groups import GroupsTarget
+from eigen_lightning.targets.toys.induction import InductionTarget
+from eigen_lightning.targets.toys.modular import ModularTarget
 from eigen_lightning.targets.toys.residual_mlp import ResidualMLPTarget
 from eigen_lightning.targets.toys.square import SquareTarget
 from eigen_lightning.targets.toys.tms import TMSTarget
@@ -15,6 +17,8 @@ from eigen_lightning.targets.transformer import Transformer
 __all__ = [
     "GrammarTransformer",
     "GroupsTarget",
+    "InductionTarget",
+    "ModularTarget",
     "Network",
     "ResidualMLPTarget",
     "SquareTarget",

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -116,6 +116,22 @@ class Target(Remembering, ABC):
                 drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
                 parameter.data.copy_(drawn * parameter.double().std(correction=0).cpu())
         return copied
+
+    def own_figures(
+        self,
+        directions: Float[Tensor, "R P"],
+        d2D: Callable[[Tensor], Float[Tensor, "R samples ..."]],
+    ) -> dict[str, Float[Tensor, " R"]]:
+        """Figures of directions that only this target knows how to take; none by default.
+
+        Args:
+            directions: some, learned ones or controls.
+            d2D: theirs on inputs of this target.
+
+        Returns:
+            A number for each direction by name; the scorecard shows their means.
+        """
+        return {}
 
     def config(self) -> dict[str, Any]:
         """What, besides the weights, makes this target the one it is; part of its fingerprint."""

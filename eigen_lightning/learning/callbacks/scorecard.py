@@ -1,6 +1,6 @@
 """The scorecard of a run, with its controls: to scorecard.json, the loggers and the console."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -142,7 +142,7 @@ class Scorecard(Callback):
         run.write_json(run.scorecard, card)
         scalars = {
             f"scorecard/{name}/{column}": card[column][name]
-            for name in ORDER
+            for name in names_in(card["learned"])
             for column in COLUMNS
             if name in card.get(column, {})
         }
@@ -187,11 +187,11 @@ class Scorecard(Callback):
         if self.random_network:
             figures["random_network"] = self._on_random_network(trainer, module)
         card: dict[str, Any] = {
-            column: {name: figures[column][name] for name in ORDER if name in figures[column]}
+            column: {name: figures[column][name] for name in names_in(figures[column])}
             for column in COLUMNS
             if column in figures
         }
-        card["random_spread"] = {name: spread[name] for name in ORDER if name in spread}
+        card["random_spread"] = {name: spread[name] for name in names_in(spread)}
         card["random_draws"] = self._draws
         card["n_directions"], card["n_parameters"] = directions.shape
         if recovered is not None and self._truth is not None:
@@ -216,9 +216,16 @@ class Scorecard(Callback):
         return card
 
     def _figures(
-        self, data: Any, module: Any, sets: dict[str, Tensor], heldout: dict[str, Any], train: dict[str, Any]
+        self,
+        data: Any,
+        module: Any,
+        sets: dict[str, Tensor],
+        heldout: dict[str, Any],
+        train: dict[str, Any],
+        linearizer: Any = None,
     ) -> dict[str, dict[str, Any]]:
-        """What every set of directions is judged by, whatever the target."""
+        """What every set of directions is judged by, and what the target itself says of them."""
+        linearizer = linearizer or module.linearizer
         samples = data.evaluation_sets["heldout"]
         group = groups_of(samples, heldout["learned"].normalized.sample_id)
         figures = {}
@@ -231,6 +238,12 @@ class Scorecard(Callback):
                 "train_normalized_steepness": train[name].normalized.mean_steepness(train[name].rows),
                 **structure(sets[name], module.target.space.shape_of, module.target.heads()).means(),
             }
+
+            def d2D(inputs: Tensor, rows: Tensor = sets[name]) -> Tensor:  # noqa: N802 - the name of the quantity
+                return linearizer(inputs.to(rows.device)).d2D(rows)
+
+            own = module.target.own_figures(sets[name], d2D)
+            figures[name].update({figure: float(each.double().mean()) for figure, each in own.items()})
             top = describe(judged.top, samples)
             if top[0] and "token_id" in top[0][0]:
                 figures[name].update(reading(top))
@@ -267,7 +280,7 @@ class Scorecard(Callback):
         count = self._affordable(len(control.directions))
         heldout = scorecard.judge(self._heldout(trainer, control, count), sets, self.n_examples)
         train = scorecard.judge(self._train(trainer, control, count), sets, self.n_examples)
-        figures = self._figures(data, module, sets, heldout, train)
+        figures = self._figures(data, module, sets, heldout, train, control.linearizer)
         if (features := self._features(module)) is not None:
             # Its own truth: what the same samples make of weights that were never trained.
             self._recovery(control, sets, features, self._truth_of(control, features, module.target), figures)
@@ -349,15 +362,19 @@ class Scorecard(Callback):
                 return
 
 
+def names_in(figures: Iterable[str]) -> list[str]:
+    """The names of figures in the order of :data:`ORDER`, a target's own after them."""
+    known = set(figures)
+    return [*(name for name in ORDER if name in known), *sorted(known.difference(ORDER))]
+
+
 def table(card: dict[str, Any]) -> Table:
     """The scorecard as a table: a row a figure, a column for the learned directions and for each control."""
     columns = [column for column in COLUMNS if column in card]
     made = Table("", *columns, title="Scorecard")
     for column in made.columns[1:]:
         column.justify = "right"
-    for name in ORDER:
-        if name not in card["learned"]:
-            continue
+    for name in names_in(card["learned"]):
         cells = [shown(name, card[column][name], card) if name in card[column] else "" for column in columns]
         if card["random_draws"] > 1:
             at = columns.index("random")
