@@ -173,16 +173,17 @@ class EigenLightningCLI(LightningCLI):
             self.lock.release()
 
 
-def run_configured(args: Sequence[str]) -> None:
+def run_configured(args: Sequence[str], cli: type[EigenLightningCLI] = EigenLightningCLI) -> None:
     """Run one of LightningCLI's commands: fit, validate, test or predict.
 
     Args:
         args: of the command line, the command first.
+        cli: what runs them.
 
     Raises:
         UserError: for wrong input.
     """
-    EigenLightningCLI(
+    cli(
         SparseEigendecomposition,
         eigen_lightning.data.SampleStream,
         subclass_mode_data=True,

@@ -26,6 +26,7 @@ from eigen_lightning.data.loader import as_stream
 from eigen_lightning.learning import SparseEigendecomposition
 from eigen_lightning.learning.callbacks import (
     Cards,
+    ExpectedTime,
     Health,
     Interference,
     Interventions,
@@ -82,6 +83,8 @@ def with_finishing_callbacks(
     if checkpointing and not any(isinstance(callback, RunCheckpoint) for callback in complete):
         complete.append(RunCheckpoint())
     complete.append(RunRecord())
+    if not quiet:
+        complete.append(ExpectedTime())
     if report:
         complete += [Cards(), Interventions(), WholeModel(), TensorBoard(), ReportWriter()]
     if not quiet:

@@ -86,6 +86,10 @@ def run(args: Sequence[str]) -> None:
     if list(args) == ["--version"]:
         Console().print(f"eigen-lightning {version('eigen-lightning')}", highlight=False)
         return
+    if args[0] == "doctor":
+        # Its arguments are those of `fit`.
+        importlib.import_module("eigen_lightning.cli.doctor").doctor(args[1:], mendable)
+        return
     if args[0] in COMMANDS:
         name = args[0]
         function = getattr(importlib.import_module(COMMANDS[name]), name.replace("-", "_"))

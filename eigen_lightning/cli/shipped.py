@@ -13,6 +13,7 @@ from eigen_lightning.run.errors import UserError, nearest
 FIRST_COMMANDS = {
     "demo": "train XOR and TMS networks and decompose both: minutes, offline",
     "fit --config tms": "learn the directions of a network; every key can be given on the command line",
+    "doctor --config tms": "what would stop that run, and what it will take, before it is started",
     "configs": "the shipped configurations",
     "report RUN_DIR": "write a run's page again; open RUN_DIR/report.html",
     "study --config tms --seeds 5": "how often, and how exactly, features are recovered",

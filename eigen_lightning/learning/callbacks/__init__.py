@@ -1,6 +1,7 @@
 """Thin callbacks: a metric, when to run it, where its result goes."""
 
 from eigen_lightning.learning.callbacks.cards import Cards
+from eigen_lightning.learning.callbacks.expected_time import ExpectedTime
 from eigen_lightning.learning.callbacks.health import Health
 from eigen_lightning.learning.callbacks.interference import Interference
 from eigen_lightning.learning.callbacks.intervention import Interventions
@@ -16,6 +17,7 @@ from eigen_lightning.learning.callbacks.whole_model import WholeModel
 
 __all__ = [
     "Cards",
+    "ExpectedTime",
     "Health",
     "Interference",
     "Interventions",
