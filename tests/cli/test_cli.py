@@ -30,6 +30,8 @@ QUICK = [
 def fit(config: str, run_dir: Path, *arguments: str) -> RunFolder:
     # Shapes are given after the configuration that they vary.
     parts = ["tms.yaml", config] if config in ("tms_20_6.yaml", "tms_40_10.yaml") else [config]
+    if config.startswith("circuits_"):
+        parts = ["circuits.yaml", *(["circuits_groups.yaml"] if "subspaces" in config else []), config]
     configs = [part for name in parts for part in ("--config", str(CONFIGS / name))]
     main(["fit", *configs, "--run_dir", str(run_dir), "--quiet=true", *arguments])
     return RunFolder(run_dir)
@@ -192,7 +194,30 @@ SHORTENED = {
 }
 
 
-SLOW = ("tinystories_factored",)
+LITTLE = [
+    "--data.samples_per_epoch=2048",
+    "--trainer.max_epochs=1",
+    "--model.start.steps=1",
+    "--model.start.samples=1024",
+]
+SHORTENED |= {
+    f"circuits{name}": LITTLE for name in ("", "_groups", "_identity", "_relu", "_residual", "_square", "_subspaces")
+}
+TINY = ["--model.target.d_model=8", "--model.target.steps=100", "--model.target.accepted_loss=1e9"]
+SHORTENED |= {
+    "circuits_modular": [*TINY, "--trainer.max_epochs=1", "--model.start.steps=1", "--model.start.samples=256"],
+    "circuits_induction": [
+        "--model.target.d_model=16",
+        *TINY[1:],
+        *LITTLE[1:3],
+        "--data.samples_per_epoch=64",
+        "--model.start.samples=32",
+    ],
+    "grammar": ["--data.n_sequences=64", "--data.n_heldout_sequences=32", "--model.n_directions=4", *LITTLE[1:3]],
+}
+
+
+SLOW = ("tinystories_factored", "grammar", "circuits_square", "circuits_residual", "circuits_subspaces")
 
 
 @pytest.mark.parametrize(

@@ -89,13 +89,14 @@ def test_numbers_out_of_range_are_refused() -> None:
         Scorecard(random_draws=0)
 
 
-def test_a_random_network_is_another_network_and_has_no_truth(tmp_path: Path) -> None:
+def test_a_random_network_is_another_network_with_a_truth_of_its_own(tmp_path: Path) -> None:
     fit(tmp_path, Scorecard(random_draws=1, train_samples=1024, random_network=True))
     card = json.loads((tmp_path / "scorecard.json").read_text())
     control = card["random_network"]
     assert 0 < control["normalized_steepness_low"] <= control["normalized_steepness"]
     assert control["normalized_steepness"] != card["learned"]["normalized_steepness"]
-    assert "mcc" not in control
+    assert 0 < control["mcc"] <= 1
+    assert control["mcc"] != card["learned"]["mcc"]
     console = Console(file=io.StringIO(), width=200)
     console.print(table(card))
     assert "random_network" in console.file.getvalue()
