@@ -16,6 +16,7 @@ from eigen_lightning.run.folder import RunFolder
 from eigen_lightning.run.seeding import derive_seed
 from eigen_lightning.run.waiting import Waiting
 from eigen_lightning.targets import pretrained
+from eigen_lightning.targets.toys.training import one_thread
 from eigen_lightning.targets.transformer import Transformer
 
 BATCH = 64
@@ -71,7 +72,8 @@ class GrammarTransformer(Transformer):
             UserError: where it stayed too far from the grammar.
         """
         if not run.target.exists():
-            run.write_target(*self._train(seed))
+            with one_thread():
+                run.write_target(*self._train(seed))
 
     def load(self, run: RunFolder) -> None:
         """Take the network from the run folder.

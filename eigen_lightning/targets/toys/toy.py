@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.folder import RunFolder
 from eigen_lightning.targets.target import Target
+from eigen_lightning.targets.toys.training import one_thread
 
 
 class ToyTarget(Target):
@@ -51,7 +52,8 @@ class ToyTarget(Target):
             UserError: where no network good enough was found.
         """
         if not run.target.exists():
-            run.write_target(*self.train(seed))
+            with one_thread():
+                run.write_target(*self.train(seed))
 
     def network_with_weights(self, run: RunFolder) -> nn.Module:
         """The network that :meth:`prepare` trained.

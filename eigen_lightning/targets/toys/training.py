@@ -86,7 +86,7 @@ def train_until_accepted(problem: ToyProblem, seed: int, max_rounds: int) -> Tra
         ``problem.accepted_score``.
     """
     best: Trained | None = None
-    with _one_thread():
+    with one_thread():
         for round_ in range(1, max_rounds + 1):
             generator = torch.Generator().manual_seed(derive_seed(seed, "training", problem.name, round_))
             ensemble = train_ensemble(problem, generator)
@@ -126,7 +126,7 @@ def train_ensemble(problem: ToyProblem, generator: torch.Generator) -> Ensemble:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Tensors this small gain nothing from threads, and sums split over threads round differently."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
