@@ -22,6 +22,10 @@ class Finding:
     text: str
 
 
+WHOLE_ABOVE = 0.5
+"""Share of a feature's curvature along its true direction below which that is said."""
+
+
 def verdict(
     manifest: dict[str, Any], scorecard: dict[str, Any], interventions: dict[str, Any], cards: list[Any]
 ) -> list[Finding]:
@@ -41,6 +45,7 @@ def verdict(
             )
         )
     found += _recovery(scorecard)
+    found += _planted(scorecard)
     found += _causes(interventions)
     found += _reading(cards, scorecard)
     found += _health(cards)
@@ -56,7 +61,23 @@ def _recovery(scorecard: dict[str, Any]) -> list[Finding]:
     matched = learned["matched"]
     tone: Tone = "good" if total and matched >= total else "fair" if matched else "bad"
     of = f" of {number(total)}" if total else ""
-    return [Finding(tone, f"{number(matched)}{of} features recovered{_controls(scorecard, 'matched')}.")]
+    found = [Finding(tone, f"{number(matched)}{of} features recovered{_controls(scorecard, 'matched')}.")]
+    truth = scorecard.get("truth", {})
+    if truth.get("eigenshare", 1.0) < WHOLE_ABOVE:
+        of_feature = "its true direction" if truth["rank"] == 1 else f"its {number(truth['rank'])} true directions"
+        sentence = f"Of a feature's curvature {truth['eigenshare']:.0%} lies along {of_feature}: the rest is elsewhere."
+        found.append(Finding("fair", sentence))
+    return found
+
+
+def _planted(scorecard: dict[str, Any]) -> list[Finding]:
+    learned = scorecard.get("learned", {})
+    if "context_states" not in learned:
+        return []
+    count, others = learned["context_states"], [scorecard.get(key, {}) for key in ("pca", "random", "random_network")]
+    tone: Tone = "good" if all(count > other.get("context_states", 0) for other in others) else "bad"
+    sentence = f"{number(count)} planted regularities found that the current word does not decide"
+    return [Finding(tone, f"{sentence}{_controls(scorecard, 'context_states')}.")]
 
 
 def _controls(scorecard: dict[str, Any], name: str) -> str:

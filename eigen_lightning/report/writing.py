@@ -32,6 +32,9 @@ SCORES = {
     "selectivity": "selectivity",
     "uniqueness": "distinct top features",
     "mmcs": "MMCS",
+    "context_states": "planted regularities found, in context",
+    "states": "planted regularities found",
+    "coverage": "coverage, of its bound",
     "normalized_steepness": "normalized steepness, held out",
     "train_normalized_steepness": "normalized steepness, training",
     "explained_by_labels": "explained by labels",
@@ -47,6 +50,7 @@ SCORES = {
     "largest_sample_share": "of it, one sample's",
     "dead": "dead directions",
     "duplicates": "duplicates",
+    "twins": "alike in response",
 }
 CONTROLS = {
     "learned": "learned",
@@ -185,7 +189,10 @@ def _scores(scorecard: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]
     """Rows of the scorecard: a title, and for each column a figure and its spread."""
     spread = scorecard.get("random_spread", {})
     rows = []
-    for name, title in SCORES.items():
+    # What only the target can tell comes last, under its own names.
+    own = {name: name.replace("_", " ") for name in scorecard.get("learned", {}) if name not in SCORES}
+    own = {name: title for name, title in own.items() if not name.endswith(("_low", "_high"))}
+    for name, title in {**SCORES, **own}.items():
         if not any(name in scorecard.get(key, {}) for key in CONTROLS):
             continue
         row = []

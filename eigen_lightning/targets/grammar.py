@@ -92,7 +92,7 @@ class GrammarTransformer(Transformer):
 
     def facts(self, run: RunFolder) -> dict[str, Any]:
         """What is known of the training, in addition."""
-        return {**super().facts(run), **run.read_target()[1]}
+        return {**super().facts(run), "name": type(self).__name__, **run.read_target()[1]}
 
     @cached_property
     def tokenizer(self) -> Any:
