@@ -135,7 +135,8 @@ class GrammarTransformer(Transformer):
                 f"tokens, but {stored} holds another; choose another run folder, or start this one over"
             )
         model.load_state_dict(weights, strict=False)
-        model.save_pretrained(folder)  # type: ignore[operator]
+        with pretrained.late_progress_bars():
+            model.save_pretrained(folder)  # type: ignore[operator]
         self.tokenizer.save_pretrained(folder)
 
     def _train(self, seed: int) -> tuple[dict[str, Tensor], dict[str, Any]]:

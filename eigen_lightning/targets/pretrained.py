@@ -98,7 +98,7 @@ def bridge_of(name: str, dtype: torch.dtype, tokenizer: Any) -> Any:
                 )
             return model
 
-    with _told_in_one_line(name, "causal language model that transformer_lens can load"), _late_progress_bars():
+    with _told_in_one_line(name, "causal language model that transformer_lens can load"), late_progress_bars():
         bridge = TransformerBridge.boot_transformers(
             _resolved(name), device="cpu", dtype=dtype, tokenizer=tokenizer, model_class=Checked
         )
@@ -153,7 +153,8 @@ def _told_in_one_line(name: str, expected: str) -> Iterator[None]:
 
 
 @contextmanager
-def _late_progress_bars() -> Iterator[None]:
+def late_progress_bars() -> Iterator[None]:
+    """Have transformers show progress bars only of what takes long."""
     from transformers.utils import logging
 
     def late(make: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
