@@ -33,6 +33,11 @@ def as_text(text: str) -> Markup:
     return Markup("").join(parts)
 
 
+def as_plain_text(text: str) -> str:
+    """The same where no markup may stand, in attributes and titles; to be escaped by whoever writes it."""
+    return "".join(f"U+{ord(character):04X}" if is_hidden(character) else character for character in text)
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """A number with three digits; a dash where there is none."""
     if value is None or (isinstance(value, float) and math.isnan(value)):

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from eigen_lightning.report import figures, text
 from eigen_lightning.report.cards import gather
 from eigen_lightning.report.circuit_figure import circuit_figure
+from eigen_lightning.report.direction_map import direction_map
 from eigen_lightning.report.ordering import clustered
 from eigen_lightning.report.share_map import share_map
 from eigen_lightning.report.verdict import verdict
@@ -117,6 +118,11 @@ def contents(run: RunFolder) -> dict[str, Any]:
         "gains": _gains(manifest.get("curvature", {})),
         "interventions": interventions,
         "circuit": _circuit(run),
+        "map": direction_map(
+            [card.steepness for card in cards],
+            [card.selectivity for card in cards],
+            [card.label.get("text") or card.leader or "not named" for card in cards],
+        ),
         "shares": share_map(directions.double().numpy(), shapes),
         "config": run.config.read_text(encoding="utf-8") if run.config.exists() else "",
         **_matrix(interference, coactivity),
