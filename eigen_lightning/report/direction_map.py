@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from eigen_lightning.report.text import number
+from eigen_lightning.report.text import as_plain_text, number
 
-WIDTH, HEIGHT, LEFT, BOTTOM, MARGIN = 420, 260, 44, 36, 16
+WIDTH, HEIGHT, LEFT, BOTTOM, MARGIN = 320, 240, 44, 36, 18
 NUMBERED_UP_TO = 40
 """Directions whose numbers stand beside their points."""
 
@@ -45,7 +45,8 @@ def direction_map(
     parts += [_axis(LEFT - 6, y(tick) + 4, "end", tick, (LEFT, WIDTH - MARGIN, y(tick), y(tick)))
               for tick in _ticks(low, high)]  # fmt: skip
     for k, (across, up) in points.items():
-        told = f"direction {k}, {names[k]}: steepness {number(10**across, 2)}, selectivity {number(10**up, 2)}"
+        figures = f"steepness {number(10**across, 2)}, selectivity {number(10**up, 2)}"
+        told = f"direction {k}, {as_plain_text(names[k])}: {figures}"
         parts.append(
             Markup(
                 '<a href="#direction-{}" aria-label="{}"><circle cx="{:.1f}" cy="{:.1f}" r="5"/><title>{}</title>'
