@@ -136,6 +136,24 @@ class Run(WholeModels):
         return self._line(self.folder.top_examples, "TopExamples", k)[samples]
 
     @property
+    def labels(self) -> dict[int, str]:
+        """A person's own labels by direction: ``labels.json``, as the report saves it, put into the run's folder.
+
+        Raises:
+            UserError: where it holds anything else.
+        """
+        if not self.folder.labels.exists():
+            return {}
+        held = self.folder.read_json(self.folder.labels)
+        wrong = [key for key, text in held.items() if not key.isdigit() or not isinstance(text, str)]
+        if wrong or any(int(key) >= len(self) for key in held):
+            raise UserError(
+                f"expected labels of directions 0 to {len(self) - 1} in {self.folder.labels}, got "
+                f"{', '.join(held)[:200]}: save them from this run's report"
+            )
+        return {int(key): text for key, text in held.items()}
+
+    @property
     def scorecard(self) -> "Scores":
         """Quality beside that of controls: what ``scorecard.json`` holds."""
         return Scores(self._json(self.folder.scorecard, "Scorecard"))

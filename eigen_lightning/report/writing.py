@@ -83,6 +83,7 @@ def write_report(run: RunFolder) -> Path:
 def direction_page(run: RunFolder, k: int) -> str:
     """Direction k's card of the report, as a page of its own."""
     values = contents(run)
+    del values["own_labels"]
     return render("direction.html", **{**values, "card": values["cards"][k], "title": f"Direction {k}"})
 
 
@@ -108,6 +109,9 @@ def contents(run: RunFolder) -> dict[str, Any]:
     )
     return {
         "title": f"{run.path.resolve().name}: {manifest['n_directions']} directions",
+        "own_labels": run.read_json(run.labels) if run.labels.exists() else {},
+        # Labels belong to these directions, wherever the folder lies.
+        "run_key": hashlib.sha256(run.directions.read_bytes()).hexdigest()[:16],
         "run_name": run.path.resolve().name,
         "manifest": manifest,
         "what": _what(manifest),
@@ -154,6 +158,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "shown": text.as_text,
+        "plain": text.as_plain_text,
         "shown_lines": lambda lines: Markup("\n").join(map(text.as_text, lines.split("\n"))),
         "number": text.number,
         "ratio": text.ratio,

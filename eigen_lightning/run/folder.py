@@ -108,6 +108,7 @@ class RunFolder:
         self.coactivity = self.path / "coactivity.npy"
         self.vocabulary = self.path / "vocabulary.jsonl"
         self.circuit = self.path / "circuit.json"
+        self.labels = self.path / "labels.json"
         self.report = self.path / "report.html"
 
     @contextmanager

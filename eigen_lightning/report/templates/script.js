@@ -12,7 +12,10 @@
   function plain(text) { return text.toLowerCase().replace(/\s+/g, " "); }
 
   function apply() {
-    if (!texts) texts = cards.map(function (card) { return plain(card.textContent); });
+    if (!texts) texts = cards.map(function (card) {
+      var own = card.querySelector(".own-label");
+      return plain(card.textContent + " " + (own ? own.value : ""));
+    });
     var wanted = plain(filter.value).trim();
     var count = 0;
     cards.forEach(function (card, index) {
@@ -43,6 +46,32 @@
       if (frames) requestAnimationFrame(settle);
     })();
   }
+
+  // A person's own labels: kept in this browser, saved as labels.json for the run's folder.
+  var fields = Array.prototype.slice.call(document.querySelectorAll(".own-label"));
+  var key = "eigen_lightning labels " + document.body.dataset.run;
+  function labels() {
+    var all = {};
+    fields.forEach(function (field) { if (field.value.trim()) all[field.dataset.direction] = field.value.trim(); });
+    return all;
+  }
+  var kept = null;
+  try { kept = JSON.parse(localStorage.getItem(key)); } catch (error) { kept = null; }
+  fields.forEach(function (field) {
+    if (kept && field.dataset.direction in kept) field.value = kept[field.dataset.direction];
+    field.addEventListener("input", function () {
+      texts = null;
+      try { localStorage.setItem(key, JSON.stringify(labels())); } catch (error) { /* a browser that keeps nothing */ }
+    });
+  });
+  var save = document.getElementById("export");
+  if (save) save.addEventListener("click", function () {
+    var link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([JSON.stringify(labels(), null, 2) + "\n"], { type: "application/json" }));
+    link.download = "labels.json";
+    link.click();
+    URL.revokeObjectURL(link.href);
+  });
 
   filter.addEventListener("input", apply);
   sort.addEventListener("change", order);
