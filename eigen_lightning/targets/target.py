@@ -43,6 +43,10 @@ class Target(Remembering, ABC):
     space: ParameterSpace
 
     def __init__(self, parameters: Sequence[str]) -> None:
+        """
+        Args:
+            parameters: names or globs of the parameters to decompose.
+        """
         self.patterns = tuple(parameters)
 
     def prepare(self, run: RunFolder, seed: int) -> None:

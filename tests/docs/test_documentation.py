@@ -52,6 +52,13 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("name", el.__all__)
+def test_every_public_name_is_in_the_reference(name: str) -> None:
+    value = getattr(el, name)
+    reference = (ROOT / "notebooks" / "docs" / "reference.md").read_text(encoding="utf-8")
+    assert f":: {value.__module__}.{value.__qualname__}\n" in reference
+
+
+@pytest.mark.parametrize("name", el.__all__)
 def test_public_names_say_what_they_take_and_raise(name: str) -> None:
     value = getattr(el, name)
     assert value.__doc__, name
