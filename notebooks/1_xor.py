@@ -54,8 +54,9 @@ for x, values in zip(inputs.tolist(), eigenvalues, strict=True):
     print(x, "eigenvalues", [round(value, 3) for value in values.tolist()])
 
 # %% [markdown]
-# The input [0, 0] reaches the weights through the biases alone. The other three have a direction each, so three
-# directions are the answer. They are not orthogonal, since all of them move the biases:
+# The input [0, 0] reaches the weights through the biases alone, and more weakly: its direction is a mixture of the
+# others' parts there, which is why it counts as no feature. The other three have a direction each, so three directions
+# are looked for. They are not orthogonal, since all of them move the biases:
 
 # %%
 truth = torch.stack([torch.linalg.eigh(H)[1][:, -1] for H in hessians[1:]])
@@ -99,5 +100,5 @@ for column in ("learned", "random", "pca", "oracle"):
     print(f"{column:8}", {name: round(card[column][name], 3) for name in ("mcc", "matched", "selectivity")})
 
 # %% [markdown]
-# PCA fails because the three directions share the biases: the direction of largest mean curvature is a mixture of all
-# three. Next: more features than dimensions, in `2_superposition`.
+# PCA matches two of the three: the directions share the biases, and what principal directions must be, orthogonal to
+# each other, the true ones are not. Next: more features than dimensions, in `2_superposition`.

@@ -78,7 +78,8 @@ print("share of a feature's curvature along its true direction:", round(card["tr
 #
 # The recipe as published maximizes the sum over directions of squared curvature, less a penalty on interference, by
 # Adam.
-# Two rows may take the same feature while another has none, and nothing pulls them apart for long.
+# Two rows may take the same feature while another has none, and nothing pulls them apart for long (one network here;
+# `eigen-lightning study --config configs/tms_as_published.yaml` runs many).
 
 # %%
 published = el.fit(

@@ -56,8 +56,9 @@ print(sorted(path.name for path in folder.iterdir()))
 # %% [markdown]
 # ## Loaded by plain transformers
 #
-# No trace of this package: what anybody would do with a folder or a Hub name. The next-word distributions before and
-# after, at the word where direction 0 acts most.
+# The edit is not free: off target it costs two fifths of what it does on target, on words as sensitive to the weights.
+# Now the folder, with no trace of this package: what anybody would do with a folder or a Hub name. The next-word
+# distributions before and after, at the word where direction 0 acts most.
 
 # %%
 edited, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
