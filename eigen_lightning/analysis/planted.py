@@ -83,8 +83,8 @@ def reached(state: Int[Tensor, " K"], share: Float[Tensor, " K"], context: Bool[
         share: of its normalized curvature there.
         context: which states need context.
     """
-    found = state[share >= REACHED_ABOVE].unique()
-    return {"states": float(len(found)), "context_states": float(context[found].sum())}
+    distinct = state[share >= REACHED_ABOVE].unique()
+    return {"states": float(len(distinct)), "context_states": float(context[distinct].sum())}
 
 
 def _states(samples: Any, sample_id: Int[Tensor, " n"]) -> Int[Tensor, "n length"]:

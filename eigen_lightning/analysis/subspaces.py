@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eigen_lightning.analysis.recovery import MATCHED_ABOVE, Recovery, recovery
+from eigen_lightning.analysis.scorecard import orthonormal_basis
 from eigen_lightning.analysis.truth import Truth
 
 
@@ -55,7 +56,7 @@ def subspace_recovery(
         own = own[share[own, feature].argsort(descending=True, stable=True)][:possible]
         if len(own):
             partner[feature] = own[0]
-            basis = _orthonormal(unit[own])
+            basis = orthonormal_basis(unit[own])
             cosine[feature] = ((truth[feature] @ basis.T).square().sum() / possible).clamp(max=1).sqrt()
     projections = torch.stack([(unit @ subspace.T).norm(dim=1).amax() for subspace in truth])
     return Recovery(
@@ -68,8 +69,3 @@ def subspace_recovery(
         partner=partner,
         cosine=cosine,
     )
-
-
-def _orthonormal(rows: Float[Tensor, "n P"]) -> Float[Tensor, "r P"]:
-    _, values, right = torch.linalg.svd(rows, full_matrices=False)
-    return right[values > 1e-6 * values[0]]

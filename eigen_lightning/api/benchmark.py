@@ -43,7 +43,7 @@ def benchmark(
     for system in chosen:
         if system.network_of:
             _share_targets(folder / system.network_of, folder / system.name)
-        found = study(
+        runs = study(
             [str(shipped / f"{name}.yaml") for name in system.configs],
             seeds=seeds,
             first_seed=first_seed,
@@ -51,14 +51,14 @@ def benchmark(
             run_dir=str(folder / system.name),
             overrides=[*system.overrides, *overrides],
         )
-        results.append(SystemResult.of(system, found.rows))
+        results.append(SystemResult.of(system, runs.rows))
         # After each, so that a benchmark that is cut off has a page of what it did.
-        made = BenchmarkResults(str(folder), first_seed, seeds, tuple(results))
-        content = json.dumps(asdict(made), indent=2) + "\n"
+        benchmarked = BenchmarkResults(str(folder), first_seed, seeds, tuple(results))
+        content = json.dumps(asdict(benchmarked), indent=2) + "\n"
         write_atomically(folder / "benchmark.json", content.encode())
         write_atomically(folder / "benchmark.md", markdown(content).encode())
         write_page(content, folder / "benchmark.html")
-    return made
+    return benchmarked
 
 
 def _share_targets(of: Path, to: Path) -> None:

@@ -101,17 +101,17 @@ class BenchmarkResults:
 
     def table(self) -> Table:
         """A row a system."""
-        made = Table(title=f"Known circuits, seeds {self.first_seed} to {self.first_seed + self.seeds - 1}")
+        table = Table(title=f"Known circuits, seeds {self.first_seed} to {self.first_seed + self.seeds - 1}")
         for name in ("system", "bar met", "learned (least)", "PCA", "random", "random network", "CPU s"):
-            made.add_column(name, justify="left" if name == "system" else "right", overflow="fold")
+            table.add_column(name, justify="left" if name == "system" else "right", overflow="fold")
         for system in self.systems:
             cells = [_shown(system.mean.get(column)) for column in COLUMNS]
             if system.least is not None:
                 cells[0] += f" ({_shown(system.least)})"
             seconds = "" if system.cpu_seconds is None else f"{system.cpu_seconds:.1f}"
             title = f"{system.title}: {system.figure.replace('_', ' ')}"
-            made.add_row(escape(title), f"{system.met} of {system.runs}", *cells, seconds)
-        return made
+            table.add_row(escape(title), f"{system.met} of {system.runs}", *cells, seconds)
+        return table
 
 
 def _shown(value: float | None) -> str:

@@ -68,15 +68,15 @@ class Examination(Callback):
         if pl_module.factors is not None:
             self.passed.append(Check(STAGES[4], "warning", "directions held as factors are not estimated"))
             raise Examined
-        found, free = expected(pl_module), free_bytes(pl_module.device)
+        estimate, free = expected(pl_module), free_bytes(pl_module.device)
         gib = 2**30
         memory = (
-            f"about {(found.bytes_now + found.bytes_more) / gib:.2g} GiB with the start's rows, {free / gib:.3g} GiB "
-            f"free; at most {found.most_directions} directions fit"
+            f"about {(estimate.bytes_now + estimate.bytes_more) / gib:.2g} GiB with the start's rows, "
+            f"{free / gib:.3g} GiB free; at most {estimate.most_directions} directions fit"
         )
-        fits = found.bytes_more < free
+        fits = estimate.bytes_more < free
         remedy = "" if fits else ": lower n_directions or start.surplus, or hold directions as factors"
-        self.passed.append(Check(STAGES[4], "ok" if fits else "failed", f"{found}; {memory}{remedy}"))
+        self.passed.append(Check(STAGES[4], "ok" if fits else "failed", f"{estimate}; {memory}{remedy}"))
         raise Examined
 
 
@@ -117,8 +117,8 @@ def _folder(args: Sequence[str]) -> Check | None:
     if not named:
         return None
     if RunFolder(named[-1]).manifest.exists():
-        found = f"{named[-1]} holds results: give --overwrite or --ckpt_path last, or another --run_dir"
-        return Check("the run's folder", "warning", found)
+        message = f"{named[-1]} holds results: give --overwrite or --ckpt_path last, or another --run_dir"
+        return Check("the run's folder", "warning", message)
     return Check("the run's folder", "ok", f"{named[-1]} is free")
 
 

@@ -15,9 +15,9 @@ def benchmark(systems: Sequence[str] = (), **options: Any) -> None:
         systems: names of the systems to run; all of them where none is given.
         options: see :func:`eigen_lightning.api.benchmark.benchmark`.
     """
-    made = eigen_lightning.api.benchmark.benchmark(systems, **options)
+    results = eigen_lightning.api.benchmark.benchmark(systems, **options)
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 140)
-    console.print(made.table())
-    console.print(f"Open [bold]{made.run_dir}/benchmark.html[/bold]", soft_wrap=True)
+    console.print(results.table())
+    console.print(f"Open [bold]{results.run_dir}/benchmark.html[/bold]", soft_wrap=True)

@@ -71,9 +71,9 @@ def demo(run_dir: str = "runs/demo", configs: str | None = None, overwrite: bool
 def _show_regularities(console: Console, run: RunFolder) -> None:
     """Which of the grammar's planted regularities directions have found, on text they were not learned on."""
     card = run.read_json(run.scorecard)
-    found = [each for each in card["planted"] if each["share"] >= REACHED_ABOVE]
+    reached = [each for each in card["planted"] if each["share"] >= REACHED_ABOVE]
     table = Table("direction", "planted regularity", "share of its curvature, unseen text", "needs context")
-    for each in sorted(found, key=lambda each: -each["share"]):
+    for each in sorted(reached, key=lambda each: -each["share"]):
         needs = "yes" if each["needs_context"] else ""
         table.add_row(str(each["direction"]), each["state"], f"{each['share']:.2f}", needs)
     console.print(Rule("Planted regularities found"))

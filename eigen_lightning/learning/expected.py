@@ -70,9 +70,9 @@ def expected(module: "SparseEigendecomposition") -> Expected:
     inputs = samples.batch(0, torch.arange(size)).inputs.to(module.device)
     linearizer, count = module.linearizer, module.target.space.size
     assert linearizer is not None
-    wanted = start.unknown(count) if module.wanted_directions == "auto" else int(module.wanted_directions)
-    climbing = min(round(start.surplus * wanted), count) if module.wanted_directions != "auto" else wanted
-    climbing = wanted if module.objective_name == "steepness" else climbing
+    n_directions = start.unknown(count) if module.wanted_directions == "auto" else int(module.wanted_directions)
+    climbing = min(round(start.surplus * n_directions), count) if module.wanted_directions != "auto" else n_directions
+    climbing = n_directions if module.objective_name == "steepness" else climbing
 
     def traced() -> None:
         linearizer(inputs).trace.sum().item()
@@ -85,7 +85,7 @@ def expected(module: "SparseEigendecomposition") -> Expected:
         drawn = random_rows(rows, count, 0, "expected").to(linearizer.origin)
         return measured(lambda: batch.value_and_gradient(drawn, Steepness(2.0))[0].sum().item())
 
-    step, climb = stepping(wanted), stepping(climbing)
+    step, climb = stepping(n_directions), stepping(climbing)
     n_batches = max(1, min(-(-start.samples // data.batch_size), len(samples) // size))
     # What returns is linearized once, before all else; what is written out, or is one batch, once in the start.
     cached = samples.repeats and linearizer.has_costly_parts and trainer.max_epochs != 1

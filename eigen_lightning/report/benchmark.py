@@ -44,13 +44,13 @@ def write_page(content: str, path: Path) -> None:
     """
     from eigen_lightning.report.writing import render
 
-    found = json.loads(content)
-    first, last = found["first_seed"], found["first_seed"] + found["seeds"] - 1
+    stored = json.loads(content)
+    first, last = stored["first_seed"], stored["first_seed"] + stored["seeds"] - 1
     page = render(
         "benchmark.html",
         title="Known circuits",
         head=HEAD,
-        systems=list(zip(found["systems"], rows(content), strict=True)),
+        systems=list(zip(stored["systems"], rows(content), strict=True)),
         seeds=f"seed {first}" if first == last else f"seeds {first} to {last}",
     )
     write_atomically(path, page.encode())

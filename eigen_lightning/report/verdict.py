@@ -61,13 +61,13 @@ def _recovery(scorecard: dict[str, Any]) -> list[Finding]:
     matched = learned["matched"]
     tone: Tone = "good" if total and matched >= total else "fair" if matched else "bad"
     of = f" of {number(total)}" if total else ""
-    found = [Finding(tone, f"{number(matched)}{of} features recovered{_controls(scorecard, 'matched')}.")]
+    findings = [Finding(tone, f"{number(matched)}{of} features recovered{_controls(scorecard, 'matched')}.")]
     truth = scorecard.get("truth", {})
     if truth.get("eigenshare", 1.0) < WHOLE_ABOVE:
         of_feature = "its true direction" if truth["rank"] == 1 else f"its {number(truth['rank'])} true directions"
         sentence = f"Of a feature's curvature {truth['eigenshare']:.0%} lies along {of_feature}: the rest is elsewhere."
-        found.append(Finding("fair", sentence))
-    return found
+        findings.append(Finding("fair", sentence))
+    return findings
 
 
 def _planted(scorecard: dict[str, Any]) -> list[Finding]:

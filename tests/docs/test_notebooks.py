@@ -39,6 +39,7 @@ def test_what_is_stored_is_of_this_source(source: Path) -> None:
     assert stored.stat().st_size < LARGEST
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output["output_type"] == "error"]
+    assert not [output for output in outputs if output.get("name") == "stderr"], "warnings name paths of one machine"
     assert any("image/png" in output.get("data", {}) for output in outputs), "a story with pictures"
 
 
