@@ -59,6 +59,13 @@ def test_a_missing_direction_and_a_feature_without_any_are_not_excused() -> None
     assert found.uniqueness == pytest.approx(2 / 3)
 
 
+def test_a_feature_with_fewer_directions_than_could_be_there_has_that_share() -> None:
+    subspaces = truth()
+    directions = torch.cat([subspaces[0], subspaces[1, :1], subspaces[2], subspaces[0, :1]])
+    found = subspace_recovery(directions, subspaces, responses(directions, subspaces))
+    assert found.cosine[1:].tolist() == pytest.approx([math.sqrt(0.5), 1])
+
+
 def test_permutation_and_sign_change_nothing_and_rank_one_is_the_assignment() -> None:
     subspaces = truth()
     directions, by_feature = unit_rows(7, SIZE), torch.rand(7, FEATURES)
