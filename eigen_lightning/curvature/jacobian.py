@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import grad, vmap
 
+from eigen_lightning.curvature.divergence import Divergence
 from eigen_lightning.curvature.products import Function, Products, exact_kernels
 from eigen_lightning.run.seeding import derive_seed
 
@@ -46,6 +47,51 @@ def rows_by_reverse_mode(
             for part in chosen.split(max(1, NUMBERS_AT_ONCE // len(origin)))
         ]
     return torch.cat(parts).detach() if parts else origin.new_zeros(0, len(origin))
+
+
+def trace_of_rows(
+    divergence: Divergence, rows: Float[Tensor, "numbers P"], outputs: Float[Tensor, "*samples n"]
+) -> Float[Tensor, "*samples"]:
+    """Each sample's trace of ``J^T H_out J``, its Jacobian given: the sum of d2D along each parameter."""
+    total = rows.new_zeros(outputs.shape[:-1])
+    for columns in rows.split(max(1, NUMBERS_AT_ONCE // len(rows)), 1):
+        total += divergence.quadratic_form(columns.T.unflatten(1, outputs.shape), outputs).sum(0)
+    return total
+
+
+def trace_by_reverse_mode(
+    function: Function,
+    divergence: Divergence,
+    origin: Float[Tensor, " P"],
+    inputs: Tensor,
+    outputs: Float[Tensor, "*samples n"],
+    chosen: Int[Tensor, " m"],
+) -> Float[Tensor, "*samples"]:
+    """Each sample's trace, exact, without holding the Jacobian of more than a few samples at a time.
+
+    Args:
+        function: the network.
+        divergence: D.
+        origin: W0 of the chosen parameters.
+        inputs: a batch whose samples do not depend on each other.
+        outputs: at W0.
+        chosen: numbers of the outputs that the trace is the sum over: all, where H_out is not diagonal.
+    """
+    diagonal = divergence.diagonal(outputs)
+    if diagonal is not None:
+        squares = [
+            rows_by_reverse_mode(function, origin, inputs, outputs, part).square().sum(1)
+            for part in chosen.split(max(1, NUMBERS_AT_ONCE // len(origin)))
+        ]
+        weights = diagonal.flatten()[chosen] * torch.cat([*squares, origin.new_zeros(0)])
+        samples = outputs.shape[:-1]
+        return weights.new_zeros(samples.numel()).index_add(0, chosen // outputs.shape[-1], weights).view(samples)
+    at_once = max(1, NUMBERS_AT_ONCE // (outputs[0].numel() * len(origin)))
+    traces = []
+    for some, of_some in zip(inputs.split(at_once), outputs.split(at_once), strict=True):
+        every = torch.arange(of_some.numel(), device=outputs.device)
+        traces.append(trace_of_rows(divergence, rows_by_reverse_mode(function, origin, some, of_some, every), of_some))
+    return torch.cat(traces)
 
 
 def rows_by_forward_mode(

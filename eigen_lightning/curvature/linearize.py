@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from eigen_lightning.curvature.batch import MANY, LinearizedBatch
@@ -16,6 +16,8 @@ from eigen_lightning.curvature.jacobian import (
     moving_outputs,
     rows_by_forward_mode,
     rows_by_reverse_mode,
+    trace_by_reverse_mode,
+    trace_of_rows,
 )
 from eigen_lightning.curvature.memory import Chunk
 from eigen_lightning.curvature.nested import nested_quadratic
@@ -29,8 +31,11 @@ from eigen_lightning.run.errors import UserError
 log = logging.getLogger(__name__)
 
 WRITTEN_OUT = 2**26
-"""Numbers in a batch's Jacobian up to which it is written out, where its trace is exact anyway."""
+"""Numbers in a batch's Jacobian up to which it may be written out, where its trace is exact anyway."""
 
+NARROW = 10
+"""Outputs of a sample that parameters move, up to which a product with its written-out Jacobian is faster than a pass
+through the network: measured on TMS, TMCS, groups and a residual MLP."""
 
 TRACED_UP_TO = 2**28
 """Numbers in a chunk of directions up to which the graph is traced: tracing holds several of them."""
@@ -71,6 +76,8 @@ class Linearizer:
         probes: see :class:`LinearizedBatch`.
         chunk: how many directions are evaluated at a time.
         samples_alone: whether the network can be differentiated sample by sample in one batched pass.
+        exact_traces: whether samples' traces are exact: by reverse mode of each sample alone, or by P probes.
+        writes_out: whether Jacobians are written out, of batches that are small enough.
     """
 
     network: Network
@@ -83,6 +90,8 @@ class Linearizer:
     probes: Float[Tensor, "m P"]
     chunk: Chunk
     samples_alone: bool = False
+    exact_traces: bool = False
+    writes_out: bool = False
 
     @classmethod
     def prepare(
@@ -134,19 +143,27 @@ class Linearizer:
         chunk = chunk or Chunk()
         chunk.size_for(lambda batch: function(origin, batch), inputs, n_directions)
         products: PlainProducts | TracedProducts = products_for(function, origin, inputs[:1])
+        of_sample = outputs[0].numel()
+        # A row of a sample's Jacobian costs a forward and a backward pass of it.
+        by_rows = method == "gauss_newton" and found is None and 2 * of_sample <= traces.exact_up_to
+        plain = by_rows and isinstance(inputs, Tensor)
+        alone = plain and differentiates_samples_alone(function, origin, inputs)
+        probes = traces.probe_directions(len(origin), origin, seed, exact=alone)
+        exact = alone or len(probes) == len(origin)
+        narrow = False
+        if exact and method == "gauss_newton" and found is None:
+            moving = _moving_outputs(divergence, products(origin, inputs), len(origin))
+            narrow = len(moving) <= NARROW * outputs.shape[:-1].numel()
         rows = chunk.rows or n_directions
-        traceable = network.static_graph and method == "gauss_newton" and rows * len(origin) <= TRACED_UP_TO
+        traceable = network.static_graph and not narrow and method == "gauss_newton" and rows * len(origin) <= TRACED_UP_TO
         if traceable and isinstance(products, PlainProducts):
             products = TracedProducts.trace(products, origin, inputs, rows)
-        probes = traces.probe_directions(len(origin), origin, seed)
-        plain = isinstance(inputs, Tensor) and len(probes) == len(origin)
-        alone = plain and differentiates_samples_alone(function, origin, inputs)
-        return cls(network, divergence, method, function, products, found, origin, probes, chunk, alone)
+        return cls(network, divergence, method, function, products, found, origin, probes, chunk, alone, exact, narrow)
 
     @property
     def has_costly_parts(self) -> bool:
         """Whether metric or trace take long enough to be kept where samples return every epoch."""
-        return self.readout is not None or len(self.probes) < self.probes.shape[1]
+        return self.readout is not None or not self.exact_traces
 
     def __call__(
         self,
@@ -182,8 +199,13 @@ class Linearizer:
                 outputs, products.push, by_metric, self.probes, self.chunk, trace, scale, metric=metric
             )
         size = len(origin)
-        if len(self.probes) == size and size * outputs.numel() <= WRITTEN_OUT:
+        if self.writes_out and size * outputs.numel() <= WRITTEN_OUT:
             return self._written_out(products, inputs, trace, scale)
+
+        def by_rows() -> Tensor:
+            chosen = _moving_outputs(self.divergence, products, size)
+            return trace_by_reverse_mode(self.function, self.divergence, origin, inputs, outputs, chosen)
+
         return LinearizedBatch(
             outputs,
             products.push,
@@ -192,6 +214,7 @@ class Linearizer:
             self.chunk,
             trace,
             scale,
+            exact_trace=by_rows if self.samples_alone else None,
         )
 
     def _written_out(
@@ -200,9 +223,7 @@ class Linearizer:
         """The batch's Jacobian as one matrix; where H_out is diagonal, without outputs that no parameter moves."""
         outputs, samples, size = products.outputs, products.outputs.shape[:-1], len(self.origin)
         diagonal = self.divergence.diagonal(outputs)
-        chosen = torch.arange(outputs.numel(), device=outputs.device)
-        if diagonal is not None:
-            chosen = moving_outputs(products, size)
+        chosen = _moving_outputs(self.divergence, products, size)
         # A row costs a forward and a backward pass of one sample, a column a tangent pass of all.
         if self.samples_alone and 2 * len(chosen) <= size * samples.numel():
             rows = rows_by_reverse_mode(self.function, self.origin, inputs, outputs, chosen)
@@ -212,6 +233,9 @@ class Linearizer:
 
             def quadratic(t: Tensor) -> Tensor:
                 return self.divergence.quadratic_form(t.unflatten(1, outputs.shape), outputs)
+
+            if trace is None:
+                trace = trace_of_rows(self.divergence, rows, outputs)
 
         else:
             rows = rows * diagonal.flatten()[chosen, None].sqrt()
@@ -226,6 +250,14 @@ class Linearizer:
         return LinearizedBatch(
             outputs, lambda u: u @ rows.T, quadratic, self.probes, Chunk(MANY), trace, scale, written_out=True
         )
+
+
+def _moving_outputs(divergence: Divergence, products: Products, size: int) -> Int[Tensor, " m"]:
+    """The numbers of the outputs that count: all, or where H_out is diagonal those that any parameter moves."""
+    outputs = products.outputs
+    if divergence.diagonal(outputs) is None:
+        return torch.arange(outputs.numel(), device=outputs.device)
+    return moving_outputs(products, size)
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

@@ -70,6 +70,7 @@ class InductionTarget(ToyTarget):
     """
 
     default_divergence = "kl"
+    static_graph = True
 
     def __init__(
         self,

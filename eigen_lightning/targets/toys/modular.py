@@ -82,6 +82,7 @@ class ModularTarget(ToyTarget):
     """
 
     n_inputs = 2
+    static_graph = True
 
     def __init__(
         self,

@@ -36,6 +36,7 @@ class RegressionTarget(ToyTarget):
         probability: how often each feature is present in the training samples.
     """
 
+    static_graph = True
     features: int
     group_size: int = 1
     signed_inputs: bool = False
