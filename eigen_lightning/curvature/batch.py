@@ -91,6 +91,10 @@ class LinearizedBatch:
         # A trace that was computed is passed on; vars, as the property would compute it.
         return replace(self, scale=scale, known_trace=vars(self).get("trace", self.known_trace))
 
+    def with_trace(self, trace: Float[Tensor, "*samples"]) -> "LinearizedBatch":
+        """The same samples, their trace computed before."""
+        return replace(self, known_trace=trace)
+
     def d2D(self, U: Float[Tensor, "K P"]) -> Float[Tensor, "K *samples"]:  # noqa: N802 - the name of the quantity
         """Second derivative of the divergence along each direction, per sample; without gradient.
 

@@ -143,27 +143,24 @@ class Linearizer:
         chunk = chunk or Chunk()
         chunk.size_for(lambda batch: function(origin, batch), inputs, n_directions)
         products: PlainProducts | TracedProducts = products_for(function, origin, inputs[:1])
-        of_sample = outputs[0].numel()
-        # A row of a sample's Jacobian costs a forward and a backward pass of it.
-        by_rows = method == "gauss_newton" and found is None and 2 * of_sample <= traces.exact_up_to
-        plain = by_rows and isinstance(inputs, Tensor)
-        alone = plain and differentiates_samples_alone(function, origin, inputs)
+        by_outputs = method == "gauss_newton" and found is None
+        # A row of a sample's Jacobian costs a forward and a backward pass of it, and P numbers to write.
+        affordable = by_outputs and isinstance(inputs, Tensor) and len(origin) * outputs.numel() <= WRITTEN_OUT
+        affordable = affordable and 2 * outputs[0].numel() <= traces.exact_up_to
+        alone = affordable and differentiates_samples_alone(function, origin, inputs)
         probes = traces.probe_directions(len(origin), origin, seed, exact=alone)
         exact = alone or len(probes) == len(origin)
-        narrow = False
-        if exact and method == "gauss_newton" and found is None:
-            moving = _moving_outputs(divergence, products(origin, inputs), len(origin))
-            narrow = len(moving) <= NARROW * outputs.shape[:-1].numel()
+        narrow = by_outputs and exact and _is_narrow(divergence, products(origin, inputs), len(origin))
         rows = chunk.rows or n_directions
-        traceable = network.static_graph and not narrow and method == "gauss_newton" and rows * len(origin) <= TRACED_UP_TO
-        if traceable and isinstance(products, PlainProducts):
+        static = network.static_graph and method == "gauss_newton" and not narrow
+        if static and isinstance(products, PlainProducts) and rows * len(origin) <= TRACED_UP_TO:
             products = TracedProducts.trace(products, origin, inputs, rows)
         return cls(network, divergence, method, function, products, found, origin, probes, chunk, alone, exact, narrow)
 
     @property
     def has_costly_parts(self) -> bool:
         """Whether metric or trace take long enough to be kept where samples return every epoch."""
-        return self.readout is not None or not self.exact_traces
+        return self.readout is not None or not self.writes_out
 
     def __call__(
         self,
@@ -250,6 +247,11 @@ class Linearizer:
         return LinearizedBatch(
             outputs, lambda u: u @ rows.T, quadratic, self.probes, Chunk(MANY), trace, scale, written_out=True
         )
+
+
+def _is_narrow(divergence: Divergence, products: Products, size: int) -> bool:
+    moving = _moving_outputs(divergence, products, size)
+    return len(moving) <= NARROW * products.outputs.shape[:-1].numel()
 
 
 def _moving_outputs(divergence: Divergence, products: Products, size: int) -> Int[Tensor, " m"]:

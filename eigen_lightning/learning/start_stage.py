@@ -31,6 +31,7 @@ class Samples:
         self.scale: Scale | None = None
         self.batches = list(self._first(module.start_settings or Start()))
         self._resident: dict[int, LinearizedBatch] = {}
+        self._traces: dict[int, Tensor] = {}
 
     def _first(self, start: Start) -> Iterator[Batch]:
         trainer = self.module.trainer
@@ -47,6 +48,8 @@ class Samples:
         if number in self._resident:
             return self._resident[number]
         batch = self.module.linearize(self.batches[number], self.module.trainer.datamodule.train_set)  # type: ignore[attr-defined]
+        if number in self._traces:
+            batch = batch.with_trace(self._traces[number])
         if batch.written_out or len(self.batches) == 1:
             self._resident[number] = batch
         return batch
@@ -55,9 +58,10 @@ class Samples:
         """The scale of the losses, from the traces of these samples."""
         if normalization is None:
             return None
-        traces = [self._linearized(number).trace.flatten() for number in range(len(self.batches))]
+        self._traces = {number: self._linearized(number).trace for number in range(len(self.batches))}
         # Sorted, so that the sum does not depend on which rank had which sample.
-        everyones = torch.cat(gathered(torch.cat(traces))).sort().values
+        traces = torch.cat([trace.flatten() for trace in self._traces.values()])
+        everyones = torch.cat(gathered(traces)).sort().values
         self.scale = Scale.fit(normalization, everyones)
         self._resident = {number: batch.scaled_by(self.scale) for number, batch in self._resident.items()}
         return self.scale
