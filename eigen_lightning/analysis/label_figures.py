@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from eigen_lightning.analysis.evaluation import Evaluated
 from eigen_lightning.analysis.labels import explained_by_labels, held, label_directions, shares_on
-from eigen_lightning.analysis.scorecard import Judged
+from eigen_lightning.analysis.subject import Samples
 from eigen_lightning.analysis.text_rules import Text, Vocabulary, token_strings
 
 
@@ -36,26 +37,26 @@ def groups_of(samples: Any, sample_id: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
     return torch.tensor([numbers.setdefault(stories[samples.locate(i)[1]], len(numbers)) for i in sample_id.tolist()])
 
 
-def labels_of(data: Any, heldout: Mapping[str, Judged], train: Mapping[str, Judged]) -> LabelFigures:
+def labels_of(samples: Samples, heldout: Mapping[str, Evaluated], train: Mapping[str, Evaluated]) -> LabelFigures:
     """Choose a rule for every direction of every set on training text and judge it on held-out text.
 
     Args:
-        data: with ``train_set`` and ``evaluation_sets``.
+        samples: that they were judged on.
         heldout: the sets as judged on held-out samples.
         train: the same on training samples; further sets are left out.
     """
-    samples = data.evaluation_sets["heldout"]
-    if not hasattr(samples, "stories"):
+    told: Any = samples.heldout_set
+    if not hasattr(told, "stories"):
         return LabelFigures()
     here, there = heldout["learned"].normalized, train["learned"].normalized
-    texts = [_text(data.train_set, there.sample_id), _text(samples, here.sample_id)]
+    texts = [_text(samples.train_set, there.sample_id), _text(told, here.sample_id)]
     ids = torch.cat([text.tokens.flatten() for text in texts]).unique().tolist()
 
     def decode(tokens: Any) -> str:
-        return samples.tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
+        return told.tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
 
     vocabulary = Vocabulary(token_strings(ids, decode), texts)
-    group = groups_of(samples, here.sample_id)
+    group = groups_of(told, here.sample_id)
     features = vocabulary.features(texts[1])
     figures, of_learned = {}, []
     random = torch.cat(

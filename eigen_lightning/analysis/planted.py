@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from eigen_lightning.analysis.scorecard import Judged
+from eigen_lightning.analysis.evaluation import Evaluated
+from eigen_lightning.analysis.subject import Samples
 
 REACHED_ABOVE = 0.8
 """Share of a direction's normalized curvature on the tokens of a state from which on it has found the state."""
@@ -29,20 +30,20 @@ class Planted:
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def planted(data: Any, heldout: Mapping[str, Judged], train: Mapping[str, Judged]) -> Planted:
+def planted(samples: Samples, heldout: Mapping[str, Evaluated], train: Mapping[str, Evaluated]) -> Planted:
     """Assign every direction of every set a state on training text and judge it on held-out text.
 
     Args:
-        data: with ``train_set`` and ``evaluation_sets``.
+        samples: that they were judged on.
         heldout: the sets as judged on held-out samples.
         train: the same on training samples; further sets are left out.
     """
-    samples = data.evaluation_sets["heldout"]
-    if not hasattr(samples, "states"):
+    text: Any = samples.heldout_set
+    if not hasattr(text, "states"):
         return Planted()
-    context = samples.context_states
+    context = text.context_states
     here, there = heldout["learned"].normalized, train["learned"].normalized
-    states_here, states_there = _states(samples, here.sample_id), _states(data.train_set, there.sample_id)
+    states_here, states_there = _states(text, here.sample_id), _states(samples.train_set, there.sample_id)
     figures, of_learned = {}, []
     for name, judged in heldout.items():
         on_train = shares(there.values[train[name].rows], states_there, len(context))
@@ -52,7 +53,7 @@ def planted(data: Any, heldout: Mapping[str, Judged], train: Mapping[str, Judged
         figures[name] = reached(state, share, context)
         if name == "learned":
             of_learned = [
-                {"direction": k, "state": samples.state_names[s], "needs_context": bool(context[s]), "share": p}
+                {"direction": k, "state": text.state_names[s], "needs_context": bool(context[s]), "share": p}
                 for k, (s, p) in enumerate(zip(state.tolist(), share.tolist(), strict=True))
             ]
     return Planted(of_learned, figures)

@@ -1,6 +1,8 @@
 """How well directions recover known features; nothing here changes under permutation or sign of their rows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -35,6 +37,11 @@ class Recovery:
     mmcs: float
     partner: Int[Tensor, " features"]
     cosine: Float[Tensor, " features"]
+
+    def assignment(self, feature_names: Sequence[str]) -> list[dict[str, Any]]:
+        """For each feature its name, the direction assigned to it and |cos| with it; JSON-able."""
+        rows = zip(feature_names, self.partner.tolist(), self.cosine.tolist(), strict=True)
+        return [{"feature": name, "direction": partner, "cosine": cosine} for name, partner, cosine in rows]
 
     def scalars(self) -> dict[str, float]:
         """The numbers that go into the scorecard."""

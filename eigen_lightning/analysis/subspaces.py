@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from eigen_lightning.analysis.evaluation import orthonormal_basis
 from eigen_lightning.analysis.recovery import MATCHED_ABOVE, Recovery, recovery
-from eigen_lightning.analysis.scorecard import orthonormal_basis
 from eigen_lightning.analysis.truth import Truth
 
 

@@ -1,5 +1,7 @@
 """The samples on which each direction's curvature is largest, exact over batches and ranks."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -74,3 +76,21 @@ class TopExamplesMetric(Metric):
             order = order.gather(1, by_key)
         order = order[:, : self.n_examples]
         return TopExamples(value.gather(1, order), sample_id.gather(1, order), position.gather(1, order))
+
+
+def describe(found: TopExamples, samples: Any) -> list[list[dict[str, Any]]]:
+    """What a person sees of each direction's examples, largest first.
+
+    Args:
+        found: values and identities.
+        samples: the sample set they are of.
+    """
+    rows = zip(found.value.tolist(), found.sample_id.tolist(), found.position.tolist(), strict=True)
+    return [
+        [
+            {"value": value, "sample_id": sample, **samples.describe(sample, position)}
+            for value, sample, position in zip(*row, strict=True)
+            if sample >= 0
+        ]
+        for row in rows
+    ]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -211,6 +212,20 @@ class SampleStream(Remembering, LightningDataModule, ABC):
     def predict_dataloader(self) -> DataLoader:
         """The held-out samples."""
         return self._loader(self.evaluation_sets["heldout"])
+
+    def first_batches(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
+        """Training batches of epoch 0, one process's share of each; whole ones, the same whenever called."""
+        samples = self.train_set
+        order = EpochBatches(
+            len(samples),
+            min(self.batch_size, len(samples)),
+            seed=self.resolved_seed,
+            shuffle=samples.repeats,
+            drop_last=True,
+            rank=rank,
+            world_size=world_size,
+        )
+        return (samples[key] for key in order)
 
     def _loader(self, samples: SampleSet, **order: Any) -> DataLoader:
         ranks = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

@@ -11,6 +11,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from eigen_lightning.analysis.subject import Subject
 from eigen_lightning.curvature import (
     Chunk,
     Divergence,
@@ -232,6 +233,12 @@ class SparseEigendecomposition(LightningModule):
             return self.linearize(batch, samples)
         assert self.linearizer is not None
         return self.linearizer(batch.inputs)
+
+    def subject(self) -> Subject:
+        """The target, linearized, as judging takes it."""
+        assert self.linearizer is not None
+        power = 0.0 if self.normalization is None else self.normalization.power
+        return Subject(self.target, self.linearizer, self.linearize_dense, self.exponent, power, self.device)
 
     def d2D(self, batch: Batch, samples: SampleSet) -> Float[Tensor, "K batch *positions"]:  # noqa: N802
         """d2D of every direction on every sample of a batch, unscaled."""

@@ -61,4 +61,6 @@ def test_each_system_reaches_its_bar_on_a_seed(name: str, tmp_path: Path) -> Non
     (found,) = benchmark([name], seeds=1, first_seed=7, run_dir=str(tmp_path)).systems
     assert not found.failures
     assert found.met == 1
-    assert found.mean["learned"] > max(found.mean["pca"], found.mean["random"])
+    # Addition and induction claim nothing against PCA.
+    controls = ["random"] if name in ("modular", "induction") else ["pca", "random"]
+    assert all(found.mean["learned"] > found.mean[control] for control in controls)

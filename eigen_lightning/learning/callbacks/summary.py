@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eigen_lightning.learning.callbacks import scorecard
+from eigen_lightning.analysis import figures
 from eigen_lightning.learning.callbacks.evaluation import run_folder_of
 from eigen_lightning.report.text import one_line
 from eigen_lightning.run.folder import RunFolder
@@ -34,7 +34,7 @@ class Summary(Callback):
         for table in tables(run, self.n_examples) if run.top_examples.exists() else []:
             console.print(table)
         if run.scorecard.exists():
-            console.print(scorecard.table(json.loads(run.scorecard.read_text(encoding="utf-8"))))
+            console.print(figures.table(json.loads(run.scorecard.read_text(encoding="utf-8"))))
         console.print(
             f"Results: [bold]{run.path}[/bold]. TensorBoard: tensorboard --logdir {run.tensorboard}", soft_wrap=True
         )

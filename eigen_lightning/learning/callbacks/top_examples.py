@@ -7,8 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric
 
-from eigen_lightning.analysis.top_examples import TopExamples as Found
-from eigen_lightning.analysis.top_examples import TopExamplesMetric
+from eigen_lightning.analysis.top_examples import TopExamplesMetric, describe
 from eigen_lightning.learning.callbacks.evaluation import EvaluationCallback, run_folder_of, tensorboards_of
 from eigen_lightning.report.text import one_line
 from eigen_lightning.run.errors import UserError
@@ -51,24 +50,6 @@ class TopExamples(EvaluationCallback):
         run_folder_of(trainer).write_top_examples(lines)
         for board in tensorboards_of(trainer):
             board.add_text("top_examples", as_markdown(described["heldout"]), trainer.global_step)
-
-
-def describe(found: Found, samples: Any) -> list[list[dict[str, Any]]]:
-    """What a person sees of each direction's examples, largest first.
-
-    Args:
-        found: values and identities.
-        samples: the sample set they are of.
-    """
-    rows = zip(found.value.tolist(), found.sample_id.tolist(), found.position.tolist(), strict=True)
-    return [
-        [
-            {"value": value, "sample_id": sample, **samples.describe(sample, position)}
-            for value, sample, position in zip(*row, strict=True)
-            if sample >= 0
-        ]
-        for row in rows
-    ]
 
 
 def as_markdown(described: list[list[dict[str, Any]]], shown: int = SHOWN) -> str:

@@ -20,8 +20,8 @@ class SquareTarget(RegressionTarget):
     """
 
     signed_inputs = True
-    steps = 5000
-    learning_rate = 0.003
+    steps = 10000
+    learning_rate = 0.01
 
     def __init__(
         self,

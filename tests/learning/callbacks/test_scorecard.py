@@ -8,9 +8,9 @@ import pytest
 import torch
 from rich.console import Console
 
+from eigen_lightning.analysis.figures import table
 from eigen_lightning.learning import SparseEigendecomposition
 from eigen_lightning.learning.callbacks import Scorecard
-from eigen_lightning.learning.callbacks.scorecard import table
 from eigen_lightning.run.errors import UserError
 from tests.toy_runs import fit
 

@@ -1,4 +1,4 @@
-"""The scorecard: the same figures for learned directions and for each control, on the same samples."""
+"""One pass over samples that evaluates learned directions and each control together."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from eigen_lightning.curvature import LinearizedBatch, Linearizer
 from eigen_lightning.run.waiting import Waiting
 
 
-class Judged:
+class Evaluated:
     """What samples say of one set of directions.
 
     Attributes:
@@ -66,11 +66,11 @@ class Judged:
 
 
 @torch.no_grad()
-def judge(
+def evaluate(
     batches: Iterable[tuple[Any, LinearizedBatch]],
     sets: Mapping[str, Float[Tensor, "K P"]],
     n_examples: int,
-) -> dict[str, Judged]:
+) -> dict[str, Evaluated]:
     """Evaluate several sets of directions in one pass over samples; every rank has its share and gets the whole.
 
     Args:
@@ -102,7 +102,7 @@ def judge(
     together = normalized.compute()
     ends = torch.tensor(sizes).cumsum(0).tolist()
     return {
-        name: Judged(sets[name], *(metric.compute() for metric in of_set), together, slice(end - size, end))  # type: ignore[arg-type,call-arg]
+        name: Evaluated(sets[name], *(metric.compute() for metric in of_set), together, slice(end - size, end))  # type: ignore[arg-type,call-arg]
         for (name, of_set), size, end in zip(metrics.items(), sizes, ends, strict=True)
     }
 
