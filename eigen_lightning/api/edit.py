@@ -14,7 +14,7 @@ from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.folder import write_atomically
 
 if TYPE_CHECKING:
-    from eigen_lightning.api.run import Run
+    from eigen_lightning.api.asked_run import AskedRun
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Edit:
         delta: the step, in the norm of the flat weights.
     """
 
-    run: "Run"
+    run: "AskedRun"
     k: int
     delta: float
 

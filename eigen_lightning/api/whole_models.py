@@ -3,24 +3,22 @@
 import math
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from eigen_lightning.analysis.circuit import Circuit, circuit
 from eigen_lightning.analysis.vocabulary import Reading, vocabulary_of
+from eigen_lightning.api.asked_run import AskedRun
 from eigen_lightning.api.edit import Edit
 from eigen_lightning.directions.dense import random_rows
 from eigen_lightning.report.model_card import model_card
 from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.shared_folder import write_shared
 
-if TYPE_CHECKING:
-    from eigen_lightning.api.run import Run
 
+class WholeModels(AskedRun):
+    """A run that is shared, edited, and read through vocabulary and circuits."""
 
-class WholeModels:
-    """Methods of :class:`eigen_lightning.Run`."""
-
-    def save_pretrained(self: "Run", folder: str | Path) -> Path:  # type: ignore[misc]
+    def save_pretrained(self, folder: str | Path) -> Path:
         """Write the decomposition as a Hugging Face repository has it: config.json, model.safetensors, README.md.
 
         ``eigen_lightning.load(folder)`` reads it again, without Lightning and without the training data. A toy's
@@ -35,7 +33,7 @@ class WholeModels:
         """
         return self._shared(Path(folder), str(folder))
 
-    def push_to_hub(self: "Run", name: str, private: bool | None = None, token: str | None = None) -> str:  # type: ignore[misc]
+    def push_to_hub(self, name: str, private: bool | None = None, token: str | None = None) -> str:
         """Upload what :meth:`save_pretrained` writes to the Hugging Face Hub.
 
         Args:
@@ -54,7 +52,7 @@ class WholeModels:
             repository = api.create_repo(name, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=repository.repo_id, folder_path=path).commit_url)
 
-    def edit(self: "Run", k: int, delta: float) -> Edit:  # type: ignore[misc]
+    def edit(self, k: int, delta: float) -> Edit:
         """A step along direction k, as a model to save and with what it does; the target keeps its weights.
 
         Args:
@@ -68,7 +66,7 @@ class WholeModels:
             raise UserError(f"expected a step other than 0, got {delta}")
         return Edit(self, self._index(k), float(delta))
 
-    def graph(self: "Run", inputs: Any, per_token: int = 4, random: int = 16, seed: int = 0) -> Circuit:  # type: ignore[misc]
+    def graph(self, inputs: Any, per_token: int = 4, random: int = 16, seed: int = 0) -> Circuit:
         """The directions active at each token, joined where they move the same output.
 
         Args:
@@ -90,7 +88,7 @@ class WholeModels:
         names = self.tokens(inputs) if isinstance(inputs, str) else map(str, range(batch.n_samples))
         return circuit(batch, U, control, tuple(names), per_token)
 
-    def vocabulary(self: "Run", k: int, matrices: int = 3, tokens: int = 8) -> list[Reading]:  # type: ignore[misc]
+    def vocabulary(self, k: int, matrices: int = 3, tokens: int = 8) -> list[Reading]:
         """Direction k read through the model's own embedding and unembedding, a random vector as control.
 
         Args:
@@ -112,6 +110,6 @@ class WholeModels:
         reader = VocabularyReader(target)
         return vocabulary_of(reader, parts, lambda token: decode([token]), target.heads(), matrices, tokens)
 
-    def _shared(self: "Run", folder: Path, name: str) -> Path:  # type: ignore[misc]
+    def _shared(self, folder: Path, name: str) -> Path:
         scorecard: dict[str, Any] = dict(self.scorecard) if self.folder.scorecard.exists() else {}
         return write_shared(self.folder, self.manifest, model_card(self.manifest, scorecard, name), folder).path

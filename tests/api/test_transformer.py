@@ -49,3 +49,14 @@ def test_top_examples_are_text(run: el.Run) -> None:
     examples = run.top_examples(2)
     assert examples[0]["value"] == max(example["value"] for example in examples)
     assert {"before", "token", "after", "position"} <= set(examples[0])
+
+
+def test_texts_are_intervened_on_where_a_direction_is_steepest(run: el.Run) -> None:
+    texts = torch.stack([run._inputs(TEXT)[0], run._inputs(TEXT)[0].flip(0)])
+    found = run.intervene(1, texts, texts, controls=2)
+    half = len(found.deltas) // 2
+    both = (found.learned.top[half] + found.learned.top[half - 1]) / 2
+    assert float(both) == pytest.approx(float(found.predicted[half]), rel=0.05)
+    steepest = run.d2D(texts)[1].amax(1).mean()
+    assert float(found.predicted[half]) == pytest.approx(float(found.deltas[half] ** 2 * steepest / 2), rel=1e-4)
+    assert float(run.intervene(1, TEXT, TEXT, controls=2).learned.top[half]) > 0
