@@ -1,5 +1,6 @@
 """What a run offers beyond its own folder: sharing it, edited models, circuits, vocabulary."""
 
+import json
 import math
 import tempfile
 from pathlib import Path
@@ -12,6 +13,7 @@ from eigen_lightning.api.edit import Edit
 from eigen_lightning.directions.dense import random_rows
 from eigen_lightning.report.model_card import model_card
 from eigen_lightning.run.errors import UserError
+from eigen_lightning.run.folder import write_atomically
 from eigen_lightning.run.shared_folder import write_shared
 
 
@@ -109,6 +111,31 @@ class WholeModels(AskedRun):
         decode = target.tokenizer.decode
         reader = VocabularyReader(target)
         return vocabulary_of(reader, parts, lambda token: decode([token]), target.heads(), matrices, tokens)
+
+    def export_neuronpedia(self, path: str | Path, model_id: str, strength: float = 10.0) -> Path:
+        """Write the directions of a language model as Neuronpedia takes vectors, one a line: its side on the residual
+        stream, and activations on the top windows.
+
+        A direction is in weights and Neuronpedia's vectors are in activations: the vector is what the matrix with most
+        of the direction's norm reads or writes along it, the activations are d2D. Neuronpedia takes vectors at
+        ``hook_resid_pre`` alone; those of ``W_in`` belong to ``hook_resid_mid``, which is said in the line.
+
+        Args:
+            path: of the file, JSON lines: ``direction``, ``vector`` (the body of ``vector/new``) and ``activations``
+                (those of ``activation/upload-batch``).
+            model_id: what Neuronpedia calls the model, such as ``gpt2-small``.
+            strength: the default strength of steering.
+
+        Raises:
+            UserError: where the target is no language model, or the run made no cards.
+        """
+        from eigen_lightning.api.neuronpedia import neuronpedia_lines
+
+        of_rules = self.scorecard["labels"] if self.folder.scorecard.exists() else []
+        labels = {label["direction"]: label["text"] for label in of_rules} | self.labels
+        lines = neuronpedia_lines(self, model_id, strength, labels)
+        write_atomically(Path(path), "".join(json.dumps(line) + "\n" for line in lines).encode())
+        return Path(path)
 
     def _shared(self, folder: Path, name: str) -> Path:
         scorecard: dict[str, Any] = dict(self.scorecard) if self.folder.scorecard.exists() else {}

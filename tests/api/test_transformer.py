@@ -1,9 +1,14 @@
 """A language model from a folder, through the interface: fit, load, d2D of a text."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
 import eigen_lightning as el
+from eigen_lightning.run.errors import UserError
 from tests.targets.conftest import save_tiny_model
 
 TEXT = " ".join(f"w{i}" for i in (3, 1, 4, 1, 5, 9, 2, 6))
@@ -60,3 +65,30 @@ def test_texts_are_intervened_on_where_a_direction_is_steepest(run: el.Run) -> N
     steepest = run.d2D(texts)[1].amax(1).mean()
     assert float(found.predicted[half]) == pytest.approx(float(found.deltas[half] ** 2 * steepest / 2), rel=1e-4)
     assert float(run.intervene(1, TEXT, TEXT, controls=2).learned.top[half]) > 0
+
+
+def test_directions_are_exported_as_neuronpedia_takes_vectors(run: el.Run, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in run.export_neuronpedia(tmp_path / "np.jsonl", "gpt-neo").open()]
+    assert [line["direction"] for line in lines] == [0, 1, 2]
+    for line in lines:
+        vector = torch.tensor(line["vector"].pop("vector"), dtype=torch.float64)
+        expected = torch.linalg.svd(run.directions["blocks.1.attn.W_K"][line["direction"]].double())[2][0]
+        assert float((vector @ expected).abs()) == pytest.approx(1, abs=1e-6)
+        assert set(line["vector"]) == {
+            "modelId",
+            "vectorLabel",
+            "vectorDefaultSteerStrength",
+            "layerNumber",
+            "hookType",
+        }
+        assert (line["vector"]["layerNumber"], line["vector"]["hookType"]) == (1, "hook_resid_pre")
+        first = line["activations"][0]
+        assert first["values"] == pytest.approx(run.d2D("".join(first["tokens"]))[line["direction"]].tolist(), rel=1e-3)
+    own = tmp_path / "own"
+    shutil.copytree(run.folder.path, own)
+    (own / "labels.json").write_text(json.dumps({"1": "mine"}))
+    lines = [json.loads(line) for line in el.load(own).export_neuronpedia(tmp_path / "np.jsonl", "m").open()]
+    assert lines[1]["vector"]["vectorLabel"] == "mine"
+    (own / "cards.jsonl").unlink()
+    with pytest.raises(UserError, match="cards.jsonl"):
+        el.load(own).export_neuronpedia(tmp_path / "np.jsonl", "m")
