@@ -90,5 +90,5 @@ def test_directions_are_exported_as_neuronpedia_takes_vectors(run: el.Run, tmp_p
     lines = [json.loads(line) for line in el.load(own).export_neuronpedia(tmp_path / "np.jsonl", "m").open()]
     assert lines[1]["vector"]["vectorLabel"] == "mine"
     (own / "cards.jsonl").unlink()
-    with pytest.raises(UserError, match="cards.jsonl"):
+    with pytest.raises(UserError, match=r"cards\.jsonl"):
         el.load(own).export_neuronpedia(tmp_path / "np.jsonl", "m")
