@@ -1,8 +1,6 @@
 """The table of known circuits: every system with a known answer, run by ``study`` and scored beside its controls."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from eigen_lightning.api.benchmark_results import BenchmarkResults, SystemResult
@@ -54,7 +52,7 @@ def benchmark(
         results.append(SystemResult.of(system, runs.rows))
         # After each, so that a benchmark that is cut off has a page of what it did.
         benchmarked = BenchmarkResults(str(folder), first_seed, seeds, tuple(results))
-        content = json.dumps(asdict(benchmarked), indent=2) + "\n"
+        content = benchmarked.to_json()
         write_atomically(folder / "benchmark.json", content.encode())
         write_atomically(folder / "benchmark.md", markdown(content).encode())
         write_page(content, folder / "benchmark.html")

@@ -1,7 +1,8 @@
 """What a benchmark found: for each system its figures, its controls', and whether the truth can be found at all."""
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from eigen_lightning.api.known_systems import System
+from eigen_lightning.report.benchmark import COLUMNS, HEAD, rows
 
-COLUMNS = ("learned", "pca", "random", "random_network")
+IN_TERMINAL = ("system", "met", "learned (least)", "PCA", "random", "random network", "CPU s")
+"""Those columns of the page that a terminal has room for."""
 
 
 @dataclass(frozen=True)
@@ -99,20 +102,15 @@ class BenchmarkResults:
     seeds: int
     systems: tuple[SystemResult, ...]
 
+    def to_json(self) -> str:
+        """The content of benchmark.json."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
     def table(self) -> Table:
         """A row a system."""
         table = Table(title=f"Known circuits, seeds {self.first_seed} to {self.first_seed + self.seeds - 1}")
-        for name in ("system", "bar met", "learned (least)", "PCA", "random", "random network", "CPU s"):
+        for name in IN_TERMINAL:
             table.add_column(name, justify="left" if name == "system" else "right", overflow="fold")
-        for system in self.systems:
-            cells = [_shown(system.mean.get(column)) for column in COLUMNS]
-            if system.least is not None:
-                cells[0] += f" ({_shown(system.least)})"
-            seconds = "" if system.cpu_seconds is None else f"{system.cpu_seconds:.1f}"
-            title = f"{system.title}: {system.figure.replace('_', ' ')}"
-            table.add_row(escape(title), f"{system.met} of {system.runs}", *cells, seconds)
+        for cells in rows(self.to_json()):
+            table.add_row(*(escape(cells[HEAD.index(name)]) for name in IN_TERMINAL))
         return table
-
-
-def _shown(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"

@@ -10,6 +10,7 @@ from eigen_lightning.analysis.circuit import Circuit, circuit
 from eigen_lightning.analysis.vocabulary import Reading, vocabulary_of
 from eigen_lightning.api.asked_run import AskedRun
 from eigen_lightning.api.edit import Edit
+from eigen_lightning.api.stored_run import Scores
 from eigen_lightning.directions.dense import random_rows
 from eigen_lightning.report.model_card import model_card
 from eigen_lightning.run.errors import UserError
@@ -19,6 +20,23 @@ from eigen_lightning.run.shared_folder import write_shared
 
 class WholeModels(AskedRun):
     """A run that is shared, edited, and read through vocabulary and circuits."""
+
+    def judge(self, data: Any, **settings: int) -> Scores:
+        """The scorecard on samples of one's own, another text say, beside random, principal and true directions.
+
+        Args:
+            data: as of :func:`eigen_lightning.fit`; its held-out part is what directions are judged on, its training
+                part what the principal directions are learned on.
+            settings: of :class:`eigen_lightning.analysis.judging.JudgeSettings`, such as ``random_draws=8``.
+
+        Raises:
+            UserError: where the target cannot take the samples.
+        """
+        # Not above: samples are Lightning's data modules, which asking a run does without.
+        from eigen_lightning.analysis.judging import JudgeSettings
+        from eigen_lightning.api.judge import judge
+
+        return Scores(judge(self, data, JudgeSettings(**settings)).to_json())
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the decomposition as a Hugging Face repository has it: config.json, model.safetensors, README.md.

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from eigen_lightning.curvature.memory import free_bytes
 from eigen_lightning.directions import Start, Steepness
 from eigen_lightning.directions.dense import random_rows
+from eigen_lightning.directions.factored_ascent import SURPLUS
 
 if TYPE_CHECKING:
     from eigen_lightning.learning.module import SparseEigendecomposition
@@ -61,46 +63,100 @@ def expected(module: "SparseEigendecomposition") -> Expected:
     """Measure steps and add them up; the module has its linearizer, and learning has not begun.
 
     Args:
-        module: with its Trainer; dense rows.
+        module: with its Trainer.
     """
     trainer: Any = module.trainer
-    data, settings = trainer.datamodule, module.start_settings
-    start = settings or Start()
+    data, rows = trainer.datamodule, _Rows.of(module)
     samples, size = data.train_set, min(data.batch_size, len(data.train_set))
     inputs = samples.batch(0, torch.arange(size)).inputs.to(module.device)
-    linearizer, count = module.linearizer, module.target.space.size
+    linearizer = module.factored or module.linearizer
     assert linearizer is not None
-    n_directions = start.unknown(count) if module.wanted_directions == "auto" else int(module.wanted_directions)
-    climbing = min(round(start.surplus * n_directions), count) if module.wanted_directions != "auto" else n_directions
-    climbing = n_directions if module.objective_name == "steepness" else climbing
+    assert module.linearizer is not None
+    batch = linearizer(inputs)
+
+    # With what belongs to the samples, once that is known.
+    def linearized() -> None:
+        linearizer(inputs, batch.metric, batch.trace).outputs.sum().item()
 
     def traced() -> None:
         linearizer(inputs).trace.sum().item()
 
-    tracing = measured(traced)
-    batch = linearizer(inputs)
-    batch.trace.sum().item()
-
-    def stepping(rows: int) -> float:
-        drawn = random_rows(rows, count, 0, "expected").to(linearizer.origin)
+    def stepping(count: int) -> float:
+        drawn = rows.drawn(count)
         return measured(lambda: batch.value_and_gradient(drawn, Steepness(2.0))[0].sum().item())
 
-    step, climb = stepping(n_directions), stepping(climbing)
-    n_batches = max(1, min(-(-start.samples // data.batch_size), len(samples) // size))
+    tracing, linearizing = measured(traced), measured(linearized)
+    batch.trace.sum().item()
+    step, climb = stepping(rows.wanted), stepping(rows.climbing)
+    n_batches = max(1, min(-(-rows.start.samples // data.batch_size), len(samples) // size))
     # What returns is linearized once, before all else; what is written out, or is one batch, once in the start.
-    cached = samples.repeats and linearizer.has_costly_parts and trainer.max_epochs != 1
-    again = 0.0 if cached or batch.written_out or n_batches == 1 else tracing
-    sweeps = 0 if settings is None else start.steps + start.principal_steps * (module.objective_name != "steepness")
-    seconds = tracing * (-(-len(samples) // size) if cached else n_batches) + n_batches * sweeps * (climb + again)
-    if settings is not None and module.objective_name != "steepness":
-        # The pool is evaluated, without a gradient, and the choice goes on with K rows.
-        seconds += n_batches * (2 * climb + again + start.sweeps * (step + again))
-    n_steps = (len(samples) // data.batch_size) * trainer.max_epochs
-    per_step = step + (0.0 if cached else tracing)
-    more = climbing * count * CLIMB_BYTES
-    free = free_bytes(module.device)
-    most = int(free / (max(1.0, start.surplus) * count * CLIMB_BYTES))
-    return Expected(seconds, per_step, n_steps, resident_bytes(module.device), more, min(most, count))
+    cached = samples.repeats and module.linearizer.has_costly_parts and trainer.max_epochs != 1
+    again = 0.0 if batch.written_out or n_batches == 1 else linearizing
+    seconds = tracing * (-(-len(samples) // size) if cached else n_batches)
+    seconds += n_batches * (rows.sweeps * (climb + again) + rows.evaluations * climb)
+    seconds += n_batches * rows.start.sweeps * (step + again) * (rows.evaluations > 0)
+    return Expected(
+        start_seconds=seconds,
+        step_seconds=step + (linearizing if cached else tracing),
+        steps=(len(samples) // data.batch_size) * trainer.max_epochs,
+        bytes_now=resident_bytes(module.device),
+        bytes_more=rows.climbing * rows.width * CLIMB_BYTES,
+        most_directions=min(int(free_bytes(module.device) / rows.bytes_a_direction), module.target.space.size),
+    )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What the start does with rows.
+
+    Attributes:
+        start: its settings.
+        wanted: K.
+        climbing: rows that climb.
+        width: numbers a row is held in.
+        sweeps: steps of the climbing rows over all samples.
+        evaluations: passes of as many rows without a gradient, as if each took one with.
+        drawn: so many rows at random.
+    """
+
+    start: Start
+    wanted: int
+    climbing: int
+    width: int
+    sweeps: int
+    evaluations: float
+    drawn: Callable[[int], Tensor]
+
+    @classmethod
+    def of(cls, module: "SparseEigendecomposition") -> "_Rows":
+        start, count = module.start_settings or Start(), module.target.space.size
+        like = module.U.detach()
+        wanted = module.wanted_directions
+        known = start.unknown(count) if wanted == "auto" else int(wanted)
+        if module.coordinates is not None:
+            space = module.coordinates
+            climbing = round(SURPLUS * start.surplus * known)
+
+            def factors(rows: int) -> Tensor:
+                return space.random(rows, 0, "expected").to(like)
+
+            return cls(start, known, climbing, space.size, start.steps, 0.5, factors)
+
+        def dense(rows: int) -> Tensor:
+            return random_rows(rows, count, 0, "expected").to(like)
+
+        alone = module.objective_name == "steepness"
+        climbing = known if alone or wanted == "auto" else min(round(start.surplus * known), count)
+        if module.start_settings is None:
+            return cls(start, known, climbing, count, 0, 0.0, dense)
+        # The pool is evaluated without a gradient; K more steps are as good as those on K samples' own directions.
+        sweeps = start.steps + start.principal_steps * (not alone)
+        return cls(start, known, climbing, count, sweeps, 0.0 if alone else 2.0, dense)
+
+    @property
+    def bytes_a_direction(self) -> float:
+        """Memory of the start for each direction wanted."""
+        return self.climbing / self.wanted * self.width * CLIMB_BYTES
 
 
 def measured(step: Callable[[], object]) -> float:

@@ -1,6 +1,9 @@
 """The doctor: what it finds before a run is started, and whether the run then takes what it said."""
 
+import json
 import logging
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -61,11 +64,18 @@ def test_results_in_the_folder_are_a_warning_and_the_exit_code_tells(
     assert "failed" in capsys.readouterr().out
 
 
-def test_factors_are_not_estimated() -> None:
-    found = statuses(
-        "--config", str(CONFIGS / "tms.yaml"), "--model.directions={rank: 1}", "--model.objective=coverage"
-    )
-    assert found["time and memory"][0] == "warning"
+def test_factors_take_less_memory_than_rows_and_more_of_them_fit() -> None:
+    """As the least sum of rows and columns is below their product: 40 + 10 numbers and 40 for 440."""
+    args = ["--config", str(CONFIGS / "tms.yaml"), "--config", str(CONFIGS / "tms_40_10.yaml")]
+    args += ["--model.objective=coverage", "--model.start.samples=256"]
+    most = {}
+    for held in ("null", "{rank: 1}"):
+        (found,) = (check for check in doctor([*args, f"--model.directions={held}"], mendable)
+                    if check.name == "time and memory")  # fmt: skip
+        assert found.status == "ok"
+        most[held] = found.message
+    assert "440 directions fit" in most["null"]
+    assert "GiB" in most["{rank: 1}"]
 
 
 class Timer(Callback):
@@ -160,3 +170,49 @@ def test_a_long_step_is_measured_once_and_a_short_one_warmed_up(monkeypatch: pyt
 
 def test_every_stage_has_a_name() -> None:
     assert len(set(module.STAGES)) == len(module.STAGES)
+
+
+MEASURED = """
+import json, sys, torch
+from lightning.pytorch import Callback
+from eigen_lightning.api.configured import EigenLightningCLI, run_configured
+from eigen_lightning.learning.expected import expected, resident_bytes
+
+class Told(Callback):
+    def on_train_start(self, trainer, pl_module):
+        self.told = expected(pl_module)
+
+told = Told()
+
+class Watched(EigenLightningCLI):
+    def instantiate_trainer(self, **kwargs):
+        trainer = super().instantiate_trainer(**kwargs)
+        trainer.callbacks.insert(0, told)
+        return trainer
+
+torch.set_num_threads(1)
+run_configured(sys.argv[1:], Watched)
+print(json.dumps([told.told.bytes_now + told.told.bytes_more, resident_bytes(torch.device("cpu"))]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("held", ["null", "{rank: 1}"])
+def test_a_run_takes_the_memory_that_was_said(
+    held: str, tmp_path: Path, gpt_neo_folder: Path, tinystories_file: Path
+) -> None:
+    """Of a process of its own, whose peak is read from the kernel; the rows' share of it is above half where dense."""
+    args = [
+        "fit", f"--config={CONFIGS / 'tinystories.yaml'}", f"--model.target.name={gpt_neo_folder}",
+        "--model.target.parameters=[blocks.*.mlp.W_in]", f"--data.source={tinystories_file}",
+        "--data.n_sequences=16", "--data.n_heldout_sequences=16", "--data.batch_size=16", "--model.start.samples=16",
+        "--model.n_directions=320", "--model.objective=coverage", "--model.start.principal_steps=0",
+        "--model.start.steps=1", "--model.start.singular_vectors=false", f"--model.directions={held}",
+        "--trainer.max_epochs=1", "--trainer.callbacks=[]", "--report=false", "--quiet=true",
+        "--trainer.enable_checkpointing=false", f"--run_dir={tmp_path / 'run'}",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *args], capture_output=True, text=True, check=True, timeout=500
+    )
+    told, took = json.loads(done.stdout.splitlines()[-1])
+    assert took / 1.5 < told < took * 1.5

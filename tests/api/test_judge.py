@@ -1,0 +1,41 @@
+"""A finished run judged anew: on its own samples, and on others."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import eigen_lightning as el
+from eigen_lightning.run.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> el.Run:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("judged") / "run"
+    return el.fit(el.TMSTarget(), el.TMS(), n_directions=5, run_dir=folder, max_epochs=1, report=False, quiet=True)
+
+
+def test_on_its_own_samples_a_run_scores_what_its_scorecard_says(run: el.Run) -> None:
+    again = el.load(run.folder.path).judge(el.TMS())
+    for column in ("learned", "random", "pca", "oracle"):
+        assert again[column] == pytest.approx(run.scorecard[column], rel=1e-4, abs=1e-6)
+    assert again["assignment"] == run.scorecard["assignment"]
+    assert again["samples"] == run.scorecard["samples"]
+    assert "<table>" in again._repr_html_()
+
+
+def test_on_other_samples_it_scores_otherwise_and_the_truth_stays(run: el.Run) -> None:
+    denser = run.judge(el.TMS(probability=0.5), random_draws=2)
+    assert denser["random_draws"] == 2
+    assert denser["learned"]["mcc"] == pytest.approx(run.scorecard["learned"]["mcc"], rel=1e-5)
+    assert denser["learned"]["normalized_steepness"] != pytest.approx(
+        run.scorecard["learned"]["normalized_steepness"], rel=0.05
+    )
+
+
+def test_samples_and_numbers_that_do_not_fit_are_refused(run: el.Run) -> None:
+    with pytest.raises(UserError, match=r"\[batch, 5\]"):
+        run.judge(el.TMS(features=4))
+    with pytest.raises(UserError, match="random_draws of at least 1, got 0"):
+        run.judge(el.TMS(), random_draws=0)
