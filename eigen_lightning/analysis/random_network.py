@@ -29,19 +29,19 @@ def learned_on_random_network(
     rows: int | None,
     seed: int,
 ) -> tuple[Subject, Float[Tensor, "K P"]]:
-    """The control: the same network with parameters drawn anew, and directions learned on it by the same recipe.
+    """The control: directions learned on a random network by the recipe of the trained one.
 
     Args:
-        subject: the trained network.
+        subject: the network with random parameters in place of the trained ones.
         inputs: batches to learn on, all of one size; this rank's share.
         divergence: D.
         normalization: how d2D is divided.
         start: how directions start.
         n_directions: K.
         rows: directions evaluated at a time.
-        seed: of parameters, directions and probes.
+        seed: of directions and probes.
     """
-    target = subject.target.randomized(derive_seed(seed, "random network")).to(subject.device)
+    target = subject.target
     linearizer = Linearizer.prepare(
         target, divergence, inputs[0], traces=normalization, chunk=Chunk(rows),
         n_directions=n_directions, seed=derive_seed(seed, "probes"),
@@ -54,7 +54,7 @@ def learned_on_random_network(
     def linearize(batch: Any, samples: Any) -> LinearizedBatch:
         return linearizer(batch.inputs)
 
-    return replace(subject, target=target, linearizer=linearizer, linearize=linearize), directions
+    return replace(subject, linearizer=linearizer, linearize=linearize), directions
 
 
 class _Samples:

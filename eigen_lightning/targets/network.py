@@ -93,8 +93,9 @@ class Network(Target):
             )
         try:
             return copy.deepcopy(self.module)
-        # What torch says of tensors that are computed and kept, as the old weight_norm does until its next forward.
-        except RuntimeError:
+        # What torch says of tensors that are computed and kept, as the old weight_norm does until its next forward, and
+        # Python of locks and open files.
+        except (RuntimeError, TypeError):
             log.warning("%s cannot be copied: the module itself is frozen and decomposed", type(self.module).__name__)
             return self.module
 
@@ -105,7 +106,8 @@ class Network(Target):
             UserError: where a pattern in ``parameters`` matches nothing.
         """
         super().load(run)
-        self._parameters = inspect.signature(self.network.forward).parameters
+        # A dict, as what inspect returns cannot be copied.
+        self._parameters = dict(inspect.signature(self.network.forward).parameters)
 
     def outputs(self, weights: Mapping[str, Tensor], inputs: Any) -> Float[Tensor, "batch *positions n_out"]:
         """The outputs with the chosen parameters set to ``weights``, samples in front; pure.

@@ -15,6 +15,7 @@ from torch.func import functional_call
 from eigen_lightning.curvature.divergence import Divergence
 from eigen_lightning.curvature.parameters import ParameterSpace
 from eigen_lightning.curvature.readout import Readout
+from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.folder import RunFolder
 from eigen_lightning.run.recipe import Remembering
 
@@ -112,8 +113,18 @@ class Target(Remembering, ABC):
         """A copy with random parameters of the same scale: matrices are drawn anew, vectors stay.
 
         Scale is kept since trained biases and normalizations are made for it.
+
+        Raises:
+            UserError: where the network cannot be copied.
         """
-        copied = copy.deepcopy(self)
+        try:
+            copied = copy.deepcopy(self)
+        # What torch and Python say of tensors that are computed and kept, of locks and of open files.
+        except (RuntimeError, TypeError) as error:
+            raise UserError(
+                f"expected a network that can be copied, for as many directions on random weights, got: {error}; leave "
+                "random_network out of Scorecard"
+            ) from error
         generator = torch.Generator().manual_seed(seed)
         for parameter in copied.network.parameters():
             if parameter.ndim > 1:

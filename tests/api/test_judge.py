@@ -1,11 +1,14 @@
 """A finished run judged anew: on its own samples, and on others."""
 
+import threading
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import eigen_lightning as el
+from eigen_lightning.learning.callbacks import Scorecard
 from eigen_lightning.run.errors import UserError
 
 
@@ -39,3 +42,30 @@ def test_samples_and_numbers_that_do_not_fit_are_refused(run: el.Run) -> None:
         run.judge(el.TMS(features=4))
     with pytest.raises(UserError, match="random_draws of at least 1, got 0"):
         run.judge(el.TMS(), random_draws=0)
+
+
+def small_network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+
+
+def test_a_network_of_ones_own_is_judged_beside_its_random_copy(tmp_path: Path) -> None:
+    network, inputs = small_network(), torch.randn(300, 4)
+    before = [parameter.clone() for parameter in network.parameters()]
+    run = el.fit(
+        network, inputs, divergence="kl", n_directions=2, run_dir=tmp_path, max_epochs=1, report=False, quiet=True,
+        callbacks=[Scorecard(random_network=True)],
+    )  # fmt: skip
+    assert run.scorecard["random_network"]["normalized_steepness"] > 0
+    assert all(map(torch.equal, network.parameters(), before))
+
+
+def test_a_network_that_cannot_be_copied_is_refused_before_anything_is_learned(tmp_path: Path) -> None:
+    network = small_network()
+    network.lock = threading.Lock()
+    with pytest.raises(UserError, match=r"can be copied, .*leave random_network out"):
+        el.fit(
+            network, torch.randn(300, 4), n_directions=2, run_dir=tmp_path, max_epochs=1,
+            report=False, quiet=True, callbacks=[Scorecard(random_network=True)],
+        )  # fmt: skip
+    assert not (tmp_path / "manifest.json").exists()

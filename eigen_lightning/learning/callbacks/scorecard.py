@@ -1,5 +1,6 @@
 """The scorecard of a run, with its controls: to scorecard.json and the loggers."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ from eigen_lightning.learning.callbacks.evaluation import run_folder_of
 from eigen_lightning.learning.callbacks.tensorboard import add_scorecard
 from eigen_lightning.learning.module import SparseEigendecomposition
 from eigen_lightning.run.errors import UserError
-from eigen_lightning.run.seeding import run_seed
+from eigen_lightning.run.seeding import derive_seed, run_seed
+from eigen_lightning.targets import Target
 
 
 class Scorecard(Callback):
@@ -58,6 +60,15 @@ class Scorecard(Callback):
         self.settings = JudgeSettings(random_draws, train_samples, values_per_feature, n_examples, max_evaluations)
         self.random_network = random_network
         self._controls: Controls | None = None
+        self._random_target: Target | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.random_network and self._random_target is None:
+            assert isinstance(pl_module, SparseEigendecomposition)
+            # Here and not when all else is done: of some networks none can be made, of others none once they have run.
+            self._random_target = pl_module.target.randomized(derive_seed(run_seed(), "random network"))
+
+    on_test_start = on_fit_start
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch + 1
@@ -99,7 +110,8 @@ class Scorecard(Callback):
             self._controls = make_controls(subject, samples, directions, self.settings, run_seed())
 
         def random_network() -> tuple[Subject, Tensor]:
-            return on_random_network(trainer, module, subject)
+            assert self._random_target is not None
+            return on_random_network(trainer, module, replace(subject, target=self._random_target.to(module.device)))
 
         with_control = random_network if self.random_network else None
         card = judge(subject, samples, directions, self._controls, self.settings, with_control)
@@ -126,7 +138,7 @@ def samples_of(trainer: Trainer, device: torch.device) -> Samples:
 
 
 def on_random_network(trainer: Trainer, module: SparseEigendecomposition, subject: Subject) -> tuple[Subject, Tensor]:
-    """As many directions learned on a random network, from the samples that a run's own start from."""
+    """As many directions learned on a random network, the subject's, from the samples that a run's own start from."""
     data, settings = stream_of(trainer), module.start_settings or Start()
     size = min(data.batch_size, len(data.train_set))
     parts = torch.arange(min(max(settings.samples, size), len(data.train_set))).split(size)
