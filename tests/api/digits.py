@@ -13,8 +13,8 @@ def digits() -> tuple[Tensor, Tensor]:
     return torch.as_tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16, torch.as_tensor(labels)
 
 
-def trained_cnn(images: Tensor, labels: Tensor, epochs: int = 6) -> nn.Module:
-    torch.manual_seed(0)
+def trained_cnn(images: Tensor, labels: Tensor, epochs: int = 6, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
     # A fixture of a whole module comes before the one that sets this.
     torch.set_num_threads(1)
     model = nn.Sequential(
