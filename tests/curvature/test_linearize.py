@@ -140,6 +140,10 @@ def test_finite_differences(system) -> None:
         torch.testing.assert_close(sum(moved) / step**2, wanted, rtol=1e-4, atol=1e-5 * float(wanted.max()))
 
 
+def _mlp(width: int, outputs: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(4, width), nn.GELU(), nn.Linear(width, outputs)).double()
+
+
 @pytest.mark.parametrize("probes", [3, 6, 64])
 def test_traces_are_exact_where_there_are_as_many_probes_as_parameters_and_unbiased_where_less(probes: int) -> None:
     """And d2D is what it is, however many probes there are."""
@@ -154,6 +158,53 @@ def test_traces_are_exact_where_there_are_as_many_probes_as_parameters_and_unbia
         torch.testing.assert_close(batch.d2D(U), along(H, U))
     mean = torch.stack([batch.trace for batch in batches]).mean(0)
     torch.testing.assert_close(mean, exact, rtol=0.2 if probes < 6 else 1e-12, atol=0)
+
+
+class _PerPosition(nn.Module):
+    """Positions mix, samples do not."""
+
+    def __init__(self, width: int, outputs: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(4, width, dtype=torch.float64)
+        self.down = nn.Linear(width, outputs, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(torch.tanh(self.up(x + x.cumsum(1))))
+
+
+@pytest.mark.parametrize("divergence", [MSE(), KL()], ids=["diagonal", "full"])
+@pytest.mark.parametrize(
+    ("module", "inputs", "written_out"),
+    [
+        (_mlp(60, 3), torch.randn(7, 4, dtype=torch.float64), True),
+        (_mlp(60, 20), torch.randn(7, 4, dtype=torch.float64), False),
+        (_PerPosition(60, 3), torch.randn(3, 5, 4, dtype=torch.float64), True),
+        (_PerPosition(60, 15), torch.randn(3, 5, 4, dtype=torch.float64), False),
+    ],
+    ids=["few outputs", "many outputs", "few a position", "many a position"],
+)
+def test_traces_are_exact_by_rows_however_many_parameters_there_are(
+    module: nn.Module, inputs: Tensor, written_out: bool, divergence: Divergence
+) -> None:
+    """More parameters than an exact trace by forward mode may have; the sum of d2D along each of them is the trace."""
+    network = SmallNetwork(module)
+    size = len(network.origin)
+    assert size > TraceNormalization().exact_up_to
+    linearizer = Linearizer.prepare(network, divergence, inputs)
+    batch = linearizer(inputs)
+    assert len(linearizer.probes) == 0
+    assert batch.written_out == written_out
+    identity = torch.eye(size, dtype=torch.float64)
+    expected = linearized(network, divergence, inputs, traces=PLAIN).d2D(identity).sum(0)
+    torch.testing.assert_close(batch.trace, expected)
+    torch.testing.assert_close(batch.d2D(identity).sum(0), expected)
+
+
+def test_traces_are_estimated_where_rows_and_columns_are_many() -> None:
+    network, inputs = SmallNetwork(_mlp(60, 200)), torch.randn(7, 4, dtype=torch.float64)
+    linearizer = Linearizer.prepare(network, MSE(), inputs)
+    assert linearizer.probes.shape == (64, len(network.origin))
+    assert linearizer.has_costly_parts
 
 
 def test_a_written_out_batch_is_held_and_others_are_not() -> None:
