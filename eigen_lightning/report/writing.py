@@ -127,7 +127,7 @@ def contents(run: RunFolder) -> dict[str, Any]:
             [card.selectivity for card in cards],
             [card.label.get("text") or card.leader or "not named" for card in cards],
         ),
-        "shares": share_map(directions.double().numpy(), shapes),
+        "shares": share_map(directions.double().numpy(), shapes, manifest.get("heads")),
         "config": run.config.read_text(encoding="utf-8") if run.config.exists() else "",
         **_matrix(interference, coactivity),
     }

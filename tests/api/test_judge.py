@@ -10,6 +10,7 @@ from torch import nn
 import eigen_lightning as el
 from eigen_lightning.learning.callbacks import Scorecard
 from eigen_lightning.run.errors import UserError
+from tests.benchmarks.digits import twins
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +70,10 @@ def test_a_network_that_cannot_be_copied_is_refused_before_anything_is_learned(t
             report=False, quiet=True, callbacks=[Scorecard(random_network=True)],
         )  # fmt: skip
     assert not (tmp_path / "manifest.json").exists()
+
+
+@pytest.mark.slow
+def test_directions_of_a_trained_classifier_stay_apart_and_those_of_an_untrained_one_do_not(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    trained, untrained = (twins(7, kind, tmp_path / str(kind)) for kind in (True, False))
+    assert trained["learned"] <= 2 < 4 <= min(untrained["learned"], trained["random_network"])

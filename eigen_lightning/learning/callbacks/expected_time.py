@@ -14,14 +14,11 @@ SAID_FROM = 30.0
 
 
 class ExpectedTime(Callback):
-    """Measures a few steps before learning begins, and logs how long all of it will take where that is over 30 seconds.
-
-    Directions held as factors are not estimated.
-    """
+    """Measures a few steps before learning begins, and logs how long it will take where that is over 30 seconds."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, SparseEigendecomposition)
-        if not trainer.is_global_zero or pl_module.learned is not None or pl_module.factors is not None:
+        if not trainer.is_global_zero or pl_module.learned is not None:
             return
         told = expected(pl_module)
         if told.seconds > SAID_FROM:

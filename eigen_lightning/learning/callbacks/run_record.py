@@ -117,6 +117,7 @@ class RunRecord(Callback):
             "n_directions": module.n_directions,
             "n_parameters": module.target.space.size,
             "parameters": dict(zip(module.target.space.names, module.target.space.shapes, strict=True)),
+            "heads": module.target.heads(),
             "target": {**module.target.config(), **module.target.facts(run), "recipe": module.target.recipe()},
             "target_fingerprint": module.target.fingerprint(),
             "curvature": module.curvature_facts(),
