@@ -56,7 +56,7 @@ def in_order(figures: Mapping[str, float]) -> dict[str, float]:
 def table(card: Mapping[str, Any]) -> Table:
     """A scorecard as a table: a row a figure, a column for the learned directions and for each control."""
     columns = [column for column in COLUMNS if column in card]
-    made = Table("", *columns, title="Scorecard")
+    made = Table("", *columns, title="Scorecard", caption=_of_truth(card))
     for column in made.columns[1:]:
         column.justify = "right"
     for name in names_in(card["learned"]):
@@ -66,6 +66,17 @@ def table(card: Mapping[str, Any]) -> Table:
             cells[at] += f" ± {card['random_spread'][name]:.2g}"
         made.add_row(name.replace("_", " "), *cells)
     return made
+
+
+def _of_truth(card: Mapping[str, Any]) -> str | None:
+    """Whether the features are directions that can be told apart, where they are known."""
+    if "truth" not in card:
+        return None
+    truth = card["truth"]
+    return (
+        f"the true directions hold {truth['eigenshare']:.2f} of their features' curvature (least "
+        f"{truth['least_eigenshare']:.2f}); largest |cos| of two, mean {truth['overlap']:.2f}"
+    )
 
 
 def shown(name: str, value: float, card: Mapping[str, Any]) -> str:

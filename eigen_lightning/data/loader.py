@@ -1,105 +1,28 @@
 """Samples of a person's own: any Dataset, DataLoader or tensor."""
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
 
+from eigen_lightning.data.rows import Which
 from eigen_lightning.data.showing import described
+from eigen_lightning.data.source import Source
 from eigen_lightning.data.stream import Batch, SampleSet, SampleStream
-from eigen_lightning.run.errors import UserError, nearest
+from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.seeding import derive_seed
-from eigen_lightning.run.tensor_tree import TensorTree
-
-Inputs = Tensor | TensorTree
-Which = str | int | Sequence[str] | Sequence[int]
-
-LABELS = ("label", "labels", "target", "targets", "y", "class")
-"""Keys of a dict that are taken for labels."""
-
-IN_MEMORY = 2**30
-"""Bytes up to which a data set is read once and held in memory."""
-
-PROBED = 64
-"""Samples that stand for a data set too large to be read for its fingerprint."""
 
 CONTEXT = 80
 """Characters of text shown before a token."""
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Samples as one batch.
-
-    Attributes:
-        inputs: what the network takes.
-        labels: one a sample; None where there are none.
-    """
-
-    inputs: Inputs
-    labels: Any = None
-
-    def label(self, index: int) -> str | None:
-        """A label in a word; None where there is none, or it is no single number or word."""
-        if self.labels is None:
-            return None
-        label = self.labels[index]
-        if isinstance(label, Tensor):
-            return str(label.item()) if label.numel() == 1 else None
-        return str(label)
-
-
-def rows_of(batch: Any, which: Which | None) -> Rows:
-    """Inputs and labels of a collated batch.
-
-    Args:
-        batch: a tensor, tuple, list or dict.
-        which: the inputs' key or index, or several; None takes, of a dict, all tensors but labels, of a tuple all but
-            the last, and of a single tensor itself.
-
-    Raises:
-        UserError: where nothing in it can be an input.
-    """
-    if isinstance(batch, Tensor):
-        return Rows(batch)
-    parts: dict[Any, Any]
-    if isinstance(batch, Mapping):
-        parts = dict(batch)
-        default = [name for name, part in parts.items() if isinstance(part, Tensor) and name not in LABELS]
-        others = [name for name in parts if name in LABELS]
-    elif isinstance(batch, tuple | list):
-        parts = dict(enumerate(batch))
-        default = list(parts)[:-1] if len(parts) > 1 else list(parts)
-        others = list(parts)[len(default) :]
-    else:
-        raise UserError(f"expected samples that are tensors, tuples or dicts, got {type(batch).__name__}")
-    several = which is not None and not isinstance(which, str | int)
-    chosen: list[Any] = default if which is None else list(which) if several else [which]  # type: ignore[arg-type]
-    for name in chosen:
-        if not isinstance(parts.get(name), Tensor):
-            raise UserError(
-                f"expected `inputs` to name tensors among {', '.join(map(repr, parts))}, got {name!r}"
-                f"{nearest(str(name), map(str, parts)) if name not in parts else ', which is none'}"
-            )
-    if not chosen:
-        raise UserError(f"expected samples with a tensor, got only {', '.join(map(repr, parts))}")
-    labels = next((parts[name] for name in others if name not in chosen), None)
-    if len(chosen) == 1 and not several:
-        return Rows(parts[chosen[0]], labels)
-    inputs = {name: parts[name] for name in chosen}
-    return Rows(TensorTree.of(inputs if isinstance(batch, Mapping) else tuple(inputs.values())), labels)
 
 
 class LoadedSet(SampleSet):
     """Some of the samples of a source."""
 
     def __init__(
-        self, name: str, first_id: int, source: "Source", chosen: Int[Tensor, " samples"], decode: Any = None
+        self, name: str, first_id: int, source: Source, chosen: Int[Tensor, " samples"], decode: Any = None
     ) -> None:
         super().__init__(name, first_id)
         self.source, self.chosen, self.decode = source, chosen, decode
@@ -138,96 +61,6 @@ class LoadedSet(SampleSet):
             "token_id": ids[position],
             "previous_token": self.decode([ids[position - 1]]) if position else "",
         }
-
-
-class Source:
-    """Samples in random access, from whatever they come in; held in memory where they fit."""
-
-    def __init__(self, given: Any, which: Which | None) -> None:
-        self._which = which
-        self._whole: Rows | None = None
-        self.batch_size: int | None = None
-        self._collate: Callable[[list[Any]], Any] = default_collate
-        if isinstance(given, Tensor):
-            given = TensorDataset(given)
-        loader = given if isinstance(given, DataLoader) else None
-        self._dataset: Any = given if loader is None else loader.dataset
-        if loader is not None:
-            self.batch_size = loader.batch_size
-            if loader.batch_size is not None:
-                self._collate = loader.collate_fn
-        if isinstance(self._dataset, IterableDataset) or (loader is not None and loader.batch_size is None):
-            self._whole = self._collected(DataLoader(given, batch_size=PROBED) if loader is None else loader)
-        elif not hasattr(self._dataset, "__getitem__") or not hasattr(self._dataset, "__len__"):
-            raise UserError(f"expected a Dataset, a DataLoader or a tensor of samples, got {type(given).__name__}")
-        else:
-            self._read()
-
-    def __len__(self) -> int:
-        return len(self._dataset) if self._whole is None else len(self._whole.inputs)
-
-    def rows(self, indices: Int[Tensor, " batch"]) -> Rows:
-        """The samples at these indices."""
-        if self._whole is None:
-            return self._gathered(indices.tolist())
-        labels = self._whole.labels
-        if labels is not None:
-            labels = labels[indices] if isinstance(labels, Tensor) else [labels[index] for index in indices.tolist()]
-        return Rows(self._whole.inputs[indices], labels)
-
-    def fingerprint(self) -> str:
-        """SHA-256 over the inputs, or over some of a data set that is not held in memory."""
-        rows = self._whole or self._gathered(torch.linspace(0, len(self) - 1, min(PROBED, len(self))).long().tolist())
-        digest = hashlib.sha256(str(len(self)).encode())
-        for part in rows.inputs.parts if isinstance(rows.inputs, TensorTree) else (rows.inputs,):
-            digest.update(f"{part.dtype} {list(part.shape)}".encode())
-            digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
-
-    def _read(self) -> None:
-        """Hold the whole where it fits; else see that a sample is the same whenever it is asked for."""
-        if not len(self):
-            raise UserError("expected samples, got an empty data set")
-        few = list(range(min(PROBED, len(self))))
-        rows = self._gathered(few)
-        parts = rows.inputs.parts if isinstance(rows.inputs, TensorTree) else (rows.inputs,)
-        if sum(part.numel() * part.element_size() for part in parts) / len(few) * len(self) <= IN_MEMORY:
-            self._whole = self._gathered(list(range(len(self))))
-            return
-        again = self._gathered(few).inputs
-        others = again.parts if isinstance(again, TensorTree) else (again,)
-        if not all(torch.equal(one, other) for one, other in zip(parts, others, strict=True)):
-            raise UserError(
-                "expected a data set whose samples are the same whenever they are read, got others the second time: "
-                "leave out random augmentation"
-            )
-
-    def _gathered(self, indices: list[int]) -> Rows:
-        items = [self._dataset[index] for index in indices]
-        try:
-            return rows_of(self._collate(items), self._which)
-        # What collating raises for items that are no numbers, or of different shapes.
-        except (TypeError, RuntimeError) as error:
-            raise UserError(
-                f"expected samples that can be put into one batch, got {str(error).strip().splitlines()[0]}: let the "
-                "data set return tensors of equal shapes, or give a DataLoader whose collate_fn pads them"
-            ) from error
-
-    def _collected(self, loader: DataLoader) -> Rows:
-        every = [rows_of(batch, self._which) for batch in loader]
-        if not every:
-            raise UserError("expected samples, got a loader that yields none")
-        try:
-            inputs = torch.cat([rows.inputs for rows in every])  # type: ignore[misc]
-        except RuntimeError as error:
-            raise UserError(
-                f"expected batches that can be joined, got {str(error).strip().splitlines()[0]}: pad all to one length"
-            ) from error
-        labels = [rows.labels for rows in every]
-        if any(label is None for label in labels):
-            return Rows(inputs)
-        one_by_one = [label for each in labels for label in each]
-        return Rows(inputs, torch.cat(labels) if isinstance(labels[0], Tensor) else one_by_one)
 
 
 class FromLoader(SampleStream):

@@ -1,10 +1,13 @@
 """What a checkpoint holds of a decomposition beside U and the optimizers: primitives alone."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from eigen_lightning.curvature import Scale
 from eigen_lightning.run.errors import UserError
+
+if TYPE_CHECKING:
+    from eigen_lightning.learning.module import SparseEigendecomposition
 
 KEY = "decomposition"
 
@@ -36,6 +39,30 @@ class Learned:
         """The inverse of :meth:`to_json`."""
         scale = values["scale"]
         return cls(**{**values, "scale": None if scale is None else Scale(**scale)})
+
+
+def settings_of(module: "SparseEigendecomposition") -> dict[str, Any]:
+    """What a resumed run must have in common with its checkpoint, primitives alone."""
+    stage1, stage2 = (
+        None if make is None else type(make([module.U])).__name__ for make in (module.make_stage1, module.make_stage2)
+    )
+    return {
+        "target": module.target.fingerprint(),
+        "n_directions": module.wanted_directions,
+        "divergence": type(module.divergence).__name__,
+        "curvature": module.method,
+        "objective": module.objective_name,
+        "exponent": module.exponent,
+        "dense_exponent": module.dense_exponent,
+        "stage1": stage1,
+        "stage2": stage2,
+        "interference_weight": module.interference_weight,
+        "interference_form": module.interference_form,
+        "stage2_curvature": module.stage2_curvature,
+        "normalization": None if module.normalization is None else asdict(module.normalization),
+        "directions": None if module.factors is None else asdict(module.factors),
+        "readout": module.readout,
+    }
 
 
 def check_same(saved: dict[str, Any], current: dict[str, Any], prefix: str = "model.") -> None:

@@ -1,7 +1,6 @@
 """The LightningModule that learns the directions, in two stages a batch."""
 
 import logging
-from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
@@ -31,7 +30,8 @@ from eigen_lightning.directions.factored_ascent import Factored, FactoredAscent
 from eigen_lightning.directions.losses import InterferenceForm
 from eigen_lightning.directions.start import FEATURE_GAIN
 from eigen_lightning.learning import start_stage
-from eigen_lightning.learning.checkpoint_state import KEY, Learned, check_same
+from eigen_lightning.learning.checkpoint_state import KEY, Learned, check_same, settings_of
+from eigen_lightning.learning.checks import check_factored, check_numbers
 from eigen_lightning.learning.finite import raise_not_finite
 from eigen_lightning.learning.precision import in_float32
 from eigen_lightning.run.collectives import reduced
@@ -107,23 +107,14 @@ class SparseEigendecomposition(LightningModule):
         cache_gib: float = 1.0,
     ) -> None:
         super().__init__()
-        for name, count in {"n_directions": n_directions, "rows": rows}.items():
-            if isinstance(count, int) and count < 1:
-                raise UserError(f"expected model.{name} of at least 1, got {count}")
-        amounts = {"interference_weight": interference_weight, "memory_budget": memory_budget, "cache_gib": cache_gib}
-        for name, amount in amounts.items():
-            if amount is not None and not 0 <= amount < float("inf"):
-                raise UserError(f"expected model.{name} of at least 0, got {amount}")
-        for name, power in {"exponent": exponent, "dense_exponent": dense_exponent}.items():
-            if not 1 <= power <= 8:
-                raise UserError(f"expected model.{name} in [1, 8], got {power}")
+        check_numbers(n_directions, rows, interference_weight, memory_budget, cache_gib, exponent, dense_exponent)
         if start is None and (objective == "auto" or n_directions == "auto"):
             raise UserError(
                 "expected model.start for an objective or a number of directions that is decided by it, got null: name "
                 "objective (coverage or steepness) and n_directions, or leave start out for its default"
             )
         if directions is not None:
-            _check_factored(objective, start, curvature, interference_weight, stage1 or stage2)
+            check_factored(objective, start, curvature, interference_weight, stage1 or stage2)
         self.automatic_optimization = False
         # Trained once for all processes and stored in the run folder, which all see.
         self.prepare_data_per_node = False
@@ -387,39 +378,16 @@ class SparseEigendecomposition(LightningModule):
 
     # ---------------------------------------------------------------------------------------------- checkpoints
 
-    def settings(self) -> dict[str, Any]:
-        """What a resumed run must have in common with its checkpoint, primitives alone."""
-        stage1, stage2 = (
-            None if make is None else type(make([self.U])).__name__ for make in (self.make_stage1, self.make_stage2)
-        )
-        return {
-            "target": self.target.fingerprint(),
-            "n_directions": self.wanted_directions,
-            "divergence": type(self.divergence).__name__,
-            "curvature": self.method,
-            "objective": self.objective_name,
-            "exponent": self.exponent,
-            "dense_exponent": self.dense_exponent,
-            "stage1": stage1,
-            "stage2": stage2,
-            "interference_weight": self.interference_weight,
-            "interference_form": self.interference_form,
-            "stage2_curvature": self.stage2_curvature,
-            "normalization": None if self.normalization is None else asdict(self.normalization),
-            "directions": None if self.factors is None else asdict(self.factors),
-            "readout": self.readout,
-        }
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[KEY] = {
-            "settings": self.settings(),
+            "settings": settings_of(self),
             "learned": None if self.learned is None else self.learned.to_json(),
             "rows": self.chunk.rows,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint[KEY]
-        check_same(saved["settings"], self.settings())
+        check_same(saved["settings"], settings_of(self))
         self.learned = None if saved["learned"] is None else Learned.from_json(saved["learned"])
         self.chunk.rows = saved["rows"]
         self.U.data = torch.empty_like(checkpoint["state_dict"]["U"], device=self.U.device)
@@ -437,26 +405,3 @@ class SparseEigendecomposition(LightningModule):
             facts |= self.learned.to_json()
             facts["gains_above_a_tenth"] = sum(gain > FEATURE_GAIN for gain in self.learned.gains)
         return facts
-
-
-def _check_factored(
-    objective: str,
-    start: Start | None,
-    curvature: str,
-    interference_weight: float,
-    optimizer: OptimizerCallable | None,
-) -> None:
-    """Refuse settings that need dense rows."""
-    wrong = {
-        "objective": objective if objective == "steepness" else None,
-        "start": "null" if start is None else None,
-        "curvature": curvature if curvature == "nested" else None,
-        "interference_weight": interference_weight or None,
-        "stage1 or stage2": optimizer,
-    }
-    for name, value in wrong.items():
-        if value is not None:
-            raise UserError(
-                f"expected factored directions to learn by coverage from the default start and steps, got "
-                f"model.{name} {value}: leave it out, or leave out model.directions for dense rows"
-            )

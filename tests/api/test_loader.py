@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from eigen_lightning.data import FromLoader, loader
+from eigen_lightning.data import FromLoader, source
 from eigen_lightning.data.showing import described
 from eigen_lightning.report.text import one_line
 from eigen_lightning.run.errors import UserError
@@ -71,7 +71,7 @@ def test_every_sample_is_either_learned_from_or_held_out(source: Any) -> None:
 
 def test_too_large_for_memory_is_read_as_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = FromLoader(TensorDataset(X, Y), seed=0)
-    monkeypatch.setattr(loader, "IN_MEMORY", 1)
+    monkeypatch.setattr(source, "IN_MEMORY", 1)
     read = FromLoader(TensorDataset(X, Y), seed=0)
     for one, other in zip(sets(whole), sets(read), strict=True):
         indices = torch.tensor([1, 0])

@@ -80,7 +80,9 @@ def test_table_has_every_control_beside_every_figure(run: tuple) -> None:
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(table(run[2]))
     text = console.export_text()
-    for word in ("learned", "random", "pca", "oracle", "5 of 5", "±", "explained curvature"):
+    truth = run[2]["truth"]
+    held = f"hold {truth['eigenshare']:.2f}"
+    for word in ("learned", "random", "pca", "oracle", "5 of 5", "±", "explained curvature", held):
         assert word in text
 
 
