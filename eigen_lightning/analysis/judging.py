@@ -22,7 +22,7 @@ from eigen_lightning.analysis.language import reading
 from eigen_lightning.analysis.planted import planted
 from eigen_lightning.analysis.recovery import Recovery
 from eigen_lightning.analysis.structure import structure
-from eigen_lightning.analysis.subject import Samples, Subject
+from eigen_lightning.analysis.subject import EvaluationSamples, Subject
 from eigen_lightning.analysis.subspaces import recovery_of
 from eigen_lightning.analysis.top_examples import describe
 from eigen_lightning.analysis.truth import Truth, true_directions
@@ -139,7 +139,7 @@ class Scorecard:
 
 
 def make_controls(
-    subject: Subject, samples: Samples, like: Float[Tensor, "K P"], settings: JudgeSettings, seed: int
+    subject: Subject, samples: EvaluationSamples, like: Float[Tensor, "K P"], settings: JudgeSettings, seed: int
 ) -> Controls:
     """Random directions, the principal directions of the mean Hessian (on training samples) and the true ones.
 
@@ -173,7 +173,7 @@ def make_controls(
 
 def judge(
     subject: Subject,
-    samples: Samples,
+    samples: EvaluationSamples,
     directions: Float[Tensor, "K P"],
     controls: Controls,
     settings: JudgeSettings = JudgeSettings(),
@@ -226,7 +226,7 @@ def judge(
 
 
 def _on_random_network(
-    subject: Subject, directions: Float[Tensor, "K P"], samples: Samples, settings: JudgeSettings
+    subject: Subject, directions: Float[Tensor, "K P"], samples: EvaluationSamples, settings: JudgeSettings
 ) -> dict[str, float]:
     """The figures of directions learned on the target with random parameters, judged there."""
     sets = {"learned": directions}
@@ -243,7 +243,7 @@ def _on_random_network(
 
 def _evaluated(
     subject: Subject,
-    samples: Samples,
+    samples: EvaluationSamples,
     sets: Mapping[str, Tensor],
     also_on_train: Mapping[str, Tensor],
     settings: JudgeSettings,
@@ -257,14 +257,14 @@ def _evaluated(
     return heldout, evaluate(_train(subject, samples, count, settings), on_train, settings.n_examples)
 
 
-def _train(subject: Subject, samples: Samples, most: int, settings: JudgeSettings) -> Any:
+def _train(subject: Subject, samples: EvaluationSamples, most: int, settings: JudgeSettings) -> Any:
     batches, world_size = samples.train_batches(), samples.world_size
     return subject.linearized(batches, samples.train_set, most, world_size, settings.train_samples)
 
 
 def _figures(
     subject: Subject,
-    samples: Samples,
+    samples: EvaluationSamples,
     sets: Mapping[str, Tensor],
     heldout: Mapping[str, Evaluated],
     train: Mapping[str, Evaluated],

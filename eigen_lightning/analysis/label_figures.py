@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eigen_lightning.analysis.evaluation import Evaluated
 from eigen_lightning.analysis.labels import explained_by_labels, held, label_directions, shares_on
-from eigen_lightning.analysis.subject import Samples
+from eigen_lightning.analysis.subject import EvaluationSamples
 from eigen_lightning.analysis.text_rules import Text, Vocabulary, token_strings
 
 
@@ -37,7 +37,9 @@ def groups_of(samples: Any, sample_id: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
     return torch.tensor([numbers.setdefault(stories[samples.locate(i)[1]], len(numbers)) for i in sample_id.tolist()])
 
 
-def labels_of(samples: Samples, heldout: Mapping[str, Evaluated], train: Mapping[str, Evaluated]) -> LabelFigures:
+def labels_of(
+    samples: EvaluationSamples, heldout: Mapping[str, Evaluated], train: Mapping[str, Evaluated]
+) -> LabelFigures:
     """Choose a rule for every direction of every set on training text and judge it on held-out text.
 
     Args:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from eigen_lightning.analysis.evaluation import Evaluated
-from eigen_lightning.analysis.subject import Samples
+from eigen_lightning.analysis.subject import EvaluationSamples
 
 REACHED_ABOVE = 0.8
 """Share of a direction's normalized curvature on the tokens of a state from which on it has found the state."""
@@ -30,7 +30,7 @@ class Planted:
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def planted(samples: Samples, heldout: Mapping[str, Evaluated], train: Mapping[str, Evaluated]) -> Planted:
+def planted(samples: EvaluationSamples, heldout: Mapping[str, Evaluated], train: Mapping[str, Evaluated]) -> Planted:
     """Assign every direction of every set a state on training text and judge it on held-out text.
 
     Args:

@@ -31,7 +31,7 @@ class Target(Network, Protocol):
 
 
 class Batch(Protocol):
-    """Samples with an identity."""
+    """EvaluationSamples with an identity."""
 
     @property
     def inputs(self) -> Tensor: ...
@@ -41,7 +41,7 @@ class Batch(Protocol):
 
 
 class SampleSet(Protocol):
-    """Samples that can be found again and shown; text has ``stories``, ``windows`` and ``tokenizer`` in addition."""
+    """EvaluationSamples that can be found again and shown; text has ``stories``, ``windows`` and ``tokenizer`` in addition."""
 
     name: str
     first_id: int
@@ -54,7 +54,7 @@ class SampleSet(Protocol):
 
 
 @dataclass(frozen=True)
-class Samples:
+class EvaluationSamples:
     """The samples to judge on.
 
     Attributes:

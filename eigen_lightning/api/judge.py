@@ -7,7 +7,7 @@ import torch
 
 from eigen_lightning.analysis.judging import JudgeSettings, Scorecard, make_controls
 from eigen_lightning.analysis.judging import judge as judged
-from eigen_lightning.analysis.subject import Samples, Subject
+from eigen_lightning.analysis.subject import EvaluationSamples, Subject
 from eigen_lightning.curvature import LinearizedBatch
 from eigen_lightning.data.loader import as_stream
 from eigen_lightning.data.stream import Batch
@@ -46,7 +46,7 @@ def judge(run: "AskedRun", data: Any, settings: JudgeSettings = JudgeSettings())
     scale = curvature["scale"]
     power = 0.0 if scale is None else scale["power"]
     subject = Subject(target, linearizer, linearize, curvature["exponent"], power, device)
-    samples = Samples(
+    samples = EvaluationSamples(
         stream.train_set,
         stream.evaluation_sets["heldout"],
         lambda: moved(stream.first_batches()),

@@ -12,7 +12,7 @@ from torch import Tensor
 from eigen_lightning.analysis.figures import COLUMNS, names_in
 from eigen_lightning.analysis.judging import Controls, JudgeSettings, judge, make_controls
 from eigen_lightning.analysis.random_network import learned_on_random_network
-from eigen_lightning.analysis.subject import Samples, Subject
+from eigen_lightning.analysis.subject import EvaluationSamples, Subject
 from eigen_lightning.curvature import TraceNormalization
 from eigen_lightning.data import SampleStream
 from eigen_lightning.directions import Start
@@ -124,11 +124,11 @@ def stream_of(trainer: Trainer) -> SampleStream:
     return data
 
 
-def samples_of(trainer: Trainer, device: torch.device) -> Samples:
+def samples_of(trainer: Trainer, device: torch.device) -> EvaluationSamples:
     """A run's samples as judging takes them: this rank's share, on its device."""
     data = stream_of(trainer)
     share = (trainer.global_rank, trainer.world_size)
-    return Samples(
+    return EvaluationSamples(
         data.train_set,
         data.evaluation_sets["heldout"],
         lambda: (trainer.strategy.batch_to_device(batch, device) for batch in data.first_batches(*share)),
