@@ -31,7 +31,7 @@ class Target(Network, Protocol):
 
 
 class Batch(Protocol):
-    """EvaluationSamples with an identity."""
+    """Samples with an identity."""
 
     @property
     def inputs(self) -> Tensor: ...
@@ -41,7 +41,7 @@ class Batch(Protocol):
 
 
 class SampleSet(Protocol):
-    """EvaluationSamples that can be found again and shown; text has ``stories``, ``windows`` and ``tokenizer`` in addition."""
+    """Samples that can be found again and shown; text has ``stories``, ``windows`` and ``tokenizer`` in addition."""
 
     name: str
     first_id: int
