@@ -1,6 +1,6 @@
 """The scorecard: directions judged beside random, principal and true ones, on the same samples."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,10 +22,11 @@ from eigen_lightning.analysis.language import reading
 from eigen_lightning.analysis.planted import planted
 from eigen_lightning.analysis.recovery import Recovery
 from eigen_lightning.analysis.structure import structure
-from eigen_lightning.analysis.subject import EvaluationSamples, Subject
+from eigen_lightning.analysis.subject import Batch, EvaluationSamples, Subject
 from eigen_lightning.analysis.subspaces import recovery_of
 from eigen_lightning.analysis.top_examples import describe
 from eigen_lightning.analysis.truth import Truth, true_directions
+from eigen_lightning.curvature import LinearizedBatch
 from eigen_lightning.run.collectives import reduced
 from eigen_lightning.run.errors import UserError
 
@@ -257,7 +258,9 @@ def _evaluated(
     return heldout, evaluate(_train(subject, samples, count, settings), on_train, settings.n_examples)
 
 
-def _train(subject: Subject, samples: EvaluationSamples, most: int, settings: JudgeSettings) -> Any:
+def _train(
+    subject: Subject, samples: EvaluationSamples, most: int, settings: JudgeSettings
+) -> Iterator[tuple[Batch, LinearizedBatch]]:
     batches, world_size = samples.train_batches(), samples.world_size
     return subject.linearized(batches, samples.train_set, most, world_size, settings.train_samples)
 
