@@ -217,7 +217,7 @@ def judge(
         n_parameters=directions.shape[1],
         recovered=recovered,
         truth=None if controls.truth is None else controls.truth.to_json(),
-        feature_names=list(getattr(subject.target, "feature_names", [])),
+        feature_names=_feature_names(subject, 0 if recovered is None else recovered.features),
         labels=labels.of_learned,
         planted=of_states.of_learned,
         structure=structure(directions, subject.target.space.shape_of, subject.target.heads()).to_json(),
@@ -308,6 +308,11 @@ def _recovery(
     for name, of_set in recovered.items():
         figures[name].update(of_set.scalars())
     return recovered
+
+
+def _feature_names(subject: Subject, count: int) -> list[str]:
+    # A target of one's own need not name its features.
+    return list(getattr(subject.target, "feature_names", None) or [f"feature {index}" for index in range(count)])
 
 
 def _feature_inputs(subject: Subject, settings: JudgeSettings) -> list[Tensor] | None:

@@ -77,3 +77,21 @@ def test_directions_of_a_trained_classifier_stay_apart_and_those_of_an_untrained
     torch.set_num_threads(1)
     trained, untrained = (twins(7, kind, tmp_path / str(kind)) for kind in (True, False))
     assert trained["learned"] <= 2 < 4 <= min(untrained["learned"], trained["random_network"])
+
+
+class Known(el.Network):
+    """A network of one's own whose features are known and have no names."""
+
+    def feature_inputs(self, values: int) -> list[torch.Tensor]:
+        return [
+            strength * torch.eye(4)[index : index + 1] for index in range(4) for strength in [torch.ones(values, 1)]
+        ]
+
+
+def test_features_of_a_network_of_ones_own_need_no_names(tmp_path: Path) -> None:
+    run = el.fit(
+        Known(small_network(), ["0.*"]), torch.randn(300, 4), n_directions=3, run_dir=tmp_path, max_epochs=1,
+        report=False, quiet=True,
+    )  # fmt: skip
+    assert [each["feature"] for each in run.scorecard["assignment"]] == [f"feature {index}" for index in range(4)]
+    assert 0 < run.scorecard["learned"]["mcc"] <= 0.75
