@@ -95,7 +95,7 @@ SYSTEMS: dict[str, System] = {
             "square", "X -> X^2, four layers, K = 20", ("circuits", "circuits_square"), at_least={"matched": 0.9},
             bar="9 of 10 on 18",
             remark="All features share a common direction, the bias of the last layers (see |cos|): each direction "
-            "responds to every input (selectivity stays near 0.23, the truth's own too).",
+            "responds to every input (selectivity stays near 0.3, the truth's own too).",
         ),
         System(
             "residual", "Residual MLP, random embedding, K = 40", ("circuits", "circuits_residual"),

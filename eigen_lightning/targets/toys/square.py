@@ -16,7 +16,9 @@ from eigen_lightning.targets.toys.regression import RegressionTarget, check_size
 class SquareTarget(RegressionTarget):
     """Four layers with GELU between them, trained to ``x^2`` elementwise, inputs in [-1, 1].
 
-    The features are the (input, sign) pairs: GELU has a branch for each sign, so that they use different parameters.
+    The features are the (input, sign) pairs: GELU has a branch for each sign, so that they use different parameters. It
+    is trained until nothing more is gained: at half the steps and a third of the learning rate the true directions of
+    all features share a bias (|cos| 0.6), and up to three of ten are learned as mixtures.
     """
 
     signed_inputs = True
