@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from eigen_lightning.report.benchmark import REPORTED
+
 CONTROLS = ("pca", "random", "random_network")
 
 
@@ -118,7 +120,7 @@ SYSTEMS: dict[str, System] = {
         ),
         System(
             "induction", "Induction, attention of two layers, K = 16", ("circuits", "circuits_induction"),
-            figure="leading_head", bar="none: report",
+            figure="leading_head", bar=REPORTED,
             remark="Roles spread over heads: with two a layer no direction need lie in one.",
         ),
         System(
