@@ -170,7 +170,7 @@ class AskedRun(StoredRun):
         if values.ndim > 1:
             steepest = values.flatten(1).max(1)
             values = steepest.values
-            positions = self.d2D(others)[k].flatten(1).shape[1]
+            positions = self.d2D(others[:1])[k].numel()
             drawn = torch.randint(positions, (len(others),), generator=generator)
             there, elsewhere = Samples(inputs, steepest.indices.to(device)), Samples(others, drawn.to(device))
         along = random_directions(controls, self.U.shape[1], seed).to(self.U).to(device)
