@@ -5,106 +5,28 @@ each use is recorded in one plain pass; a direction ``B C^T`` then moves the out
 forward product at eps = 0 carries that to the outputs, and its reverse gives back the gradients by B and C.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from eigen_lightning.curvature.batch import LinearizedBatch
 from eigen_lightning.curvature.factored import FactoredSpace
-from eigen_lightning.curvature.linearize import Linearizer
+from eigen_lightning.curvature.linearize import TRACED_UP_TO, Linearizer
+from eigen_lightning.curvature.matrix_uses import PerturbedNetwork, Use, recorded_uses
 from eigen_lightning.curvature.products import PlainProducts
 from eigen_lightning.curvature.readout import pulled_back_metric
 from eigen_lightning.curvature.scale import Scale
+from eigen_lightning.curvature.static_graph import TracedProducts
 from eigen_lightning.run.errors import UserError
-
-Kind = Literal["x W^T", "x W", "rows of W"]
-"""How a matrix is used: as a linear layer has it, as a right factor, as a table."""
-
-TRANSPOSES = (torch.t, Tensor.t, Tensor.T.__get__, Tensor.mT.__get__, torch.transpose, Tensor.transpose)  # type: ignore[attr-defined]
-PRODUCTS = (torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__)
 
 TOLERANCE = 1e-3
 """Relative difference from a dense product, in float32, beyond which a use of a matrix was missed."""
 
 NEGLIGIBLE = 1e-3
 """Of the largest parameter's product: a smaller one is compared with this."""
-
-
-@dataclass(frozen=True)
-class Use:
-    """One use of a chosen matrix in a pass.
-
-    Attributes:
-        name: of the parameter.
-        kind: how it is used.
-        inputs: x, or the rows that are looked up.
-        shape: of what comes out.
-    """
-
-    name: str
-    kind: Kind
-    inputs: Tensor
-    shape: torch.Size
-
-    def tangent(self, left: Float[Tensor, "k m r"], right: Float[Tensor, "k n r"]) -> Float[Tensor, "k *out"]:
-        """What directions ``left @ right^T`` do to what comes out, to first order."""
-        if self.kind == "rows of W":
-            through = left[:, self.inputs]
-            return torch.einsum("k...r,knr->k...n", through, right)
-        reads, writes = (right, left) if self.kind == "x W^T" else (left, right)
-        return torch.einsum("k...r,kmr->k...m", torch.einsum("...n,knr->k...r", self.inputs, reads), writes)
-
-
-class _Uses(TorchFunctionMode):
-    """Finds uses of tensors by identity; records them, or adds the perturbations it was given, in order."""
-
-    def __init__(self, names: Mapping[int, str], perturbations: list[Tensor] | None = None) -> None:
-        super().__init__()
-        self.names, self.perturbations = names, perturbations
-        self.uses: list[Use] = []
-        # By identity, and held so that an identity is not given to another tensor meanwhile.
-        self._transposed: dict[int, tuple[str, Tensor]] = {}
-        self._count = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        if func in TRANSPOSES and id(args[0]) in self.names and isinstance(result, Tensor):
-            self._transposed[id(result)] = (self.names[id(args[0])], result)
-            return result
-        use = self._use(func, args, kwargs)
-        if use is None:
-            return result
-        name, kind, inputs = use
-        if self.perturbations is None:
-            self.uses.append(Use(name, kind, inputs.detach(), result.shape))
-            return result
-        self._count += 1
-        return result + self.perturbations[self._count - 1]
-
-    def _use(self, func: Any, args: Any, kwargs: Any) -> tuple[str, Kind, Tensor] | None:
-        if func is functional.linear:
-            return self._multiplied(args[0], args[1] if len(args) > 1 else kwargs["weight"], "x W^T", "x W")
-        if func in PRODUCTS:
-            return self._multiplied(args[0], args[1], "x W", "x W^T")
-        if func in (torch.addmm, Tensor.addmm):
-            return self._multiplied(args[1], args[2], "x W", "x W^T")
-        if func is functional.embedding and id(args[1]) in self.names:
-            return self.names[id(args[1])], "rows of W", args[0]
-        return None
-
-    def _multiplied(self, inputs: Any, weight: Any, plain: Kind, transposed: Kind) -> tuple[str, Kind, Tensor] | None:
-        if id(weight) in self.names:
-            return self.names[id(weight)], plain, inputs
-        if id(weight) in self._transposed:
-            return self._transposed[id(weight)][0], transposed, inputs
-        return None
 
 
 @dataclass(frozen=True)
@@ -115,11 +37,13 @@ class FactoredLinearizer:
         dense: the linearizer of dense directions, whose network, divergence and readout are used.
         coordinates: of the directions.
         probes: for traces, in coordinates.
+        traced: products with batches of one shape, where the network's graph is static.
     """
 
     dense: Linearizer
     coordinates: FactoredSpace
     probes: Float[Tensor, "m Q"]
+    traced: TracedProducts | None = None
 
     @classmethod
     def prepare(
@@ -158,7 +82,26 @@ class FactoredLinearizer:
                     f"(its product is off by {off[name] / max(size[name], least):.2g}): leave it out of `parameters`, "
                     "or hold directions dense"
                 )
-        return linearizer
+        return linearizer._with_traced_products(inputs)
+
+    def _with_traced_products(self, inputs: Tensor) -> "FactoredLinearizer":
+        rows = self.dense.chunk.rows
+        perturbed, _ = self._network(inputs)
+        size = sum(perturbed.sizes)
+        if not self.dense.network.static_graph or rows is None or rows * size > TRACED_UP_TO:
+            return self
+        origin = self.dense.origin.new_zeros(size)
+        return replace(self, traced=TracedProducts.trace(PlainProducts(perturbed), origin, inputs, rows))
+
+    def _network(self, inputs: Tensor) -> tuple[PerturbedNetwork, list[Use]]:
+        """The network as a function of perturbations of what its matrices' uses on this batch yield, and those uses."""
+        network = self.dense.network
+        weights = {name: tensor.detach() for name, tensor in network.weights.items()}
+        run = network.outputs if self.dense.readout is None else network.hidden
+        matrices = [name for name in network.space.names if self.coordinates.rank_of(name)]
+        vectors = [name for name in network.space.names if not self.coordinates.rank_of(name)]
+        uses = recorded_uses(run, weights, matrices, inputs)
+        return PerturbedNetwork(run, weights, matrices, vectors, [(use.shape, use.dtype) for use in uses]), uses
 
     def __call__(
         self,
@@ -168,33 +111,18 @@ class FactoredLinearizer:
         scale: Scale | None = None,
     ) -> LinearizedBatch:
         """Linearize a batch; arguments as :meth:`Linearizer.__call__` has them, rows in coordinates."""
-        network, space = self.dense.network, self.dense.network.space
-        weights = {name: tensor.detach() for name, tensor in network.weights.items()}
-        run: Callable[..., Tensor] = network.outputs if self.dense.readout is None else network.hidden
-        names = {id(weights[name]): name for name in space.names if self.coordinates.rank_of(name)}
-        vectors = [name for name in space.names if not self.coordinates.rank_of(name)]
-        with torch.no_grad(), _Uses(names) as recorded:
-            run(weights, inputs)
-        uses = recorded.uses
-        sizes = [use.shape.numel() for use in uses] + [weights[name].numel() for name in vectors]
-
-        def perturbed(flat: Tensor, batch: Tensor) -> Tensor:
-            parts = flat.split(sizes)
-            shaped = [part.view(use.shape).to(use.inputs.dtype if use.kind != "rows of W" else weights[use.name].dtype)
-                      for part, use in zip(parts, uses, strict=False)]  # fmt: skip
-            moved = {name: weights[name] + part.view_as(weights[name]).to(weights[name].dtype)
-                     for name, part in zip(vectors, parts[len(uses) :], strict=True)}  # fmt: skip
-            with _Uses(names, shaped):
-                result = run({**weights, **moved}, batch)
-            return result if result.dtype in (torch.float32, torch.float64) else result.float()
+        perturbed, uses = self._network(inputs)
 
         def tangents(rows: Tensor) -> Tensor:
             parts = self.coordinates.split(rows)
             columns = [use.tangent(*parts[use.name]).flatten(1) for use in uses]
-            return torch.cat([*columns, *(parts[name] for name in vectors)], 1)  # type: ignore[list-item]
+            return torch.cat([*columns, *(parts[name] for name in perturbed.vectors)], 1)  # type: ignore[list-item]
 
-        # No trace of the graph: the perturbations are as large as the batch, and so would be the graph's constants.
-        products = PlainProducts(perturbed)(self.dense.origin.new_zeros(sum(sizes)), inputs)
+        at_zero = self.dense.origin.new_zeros(sum(perturbed.sizes))
+        if self.traced is not None and self.traced.shape == inputs.shape:
+            products = self.traced(at_zero, inputs)
+        else:
+            products = PlainProducts(perturbed)(at_zero, inputs)
         outputs, divergence = products.outputs, self.dense.divergence
         if self.dense.readout is not None and metric is None:
             with torch.no_grad():
@@ -207,7 +135,7 @@ class FactoredLinearizer:
 
         return LinearizedBatch(
             outputs, lambda rows: products.push(tangents(rows)), quadratic, self.probes, self.dense.chunk, trace, scale,
-            metric=metric, n_parameters=space.size,
+            metric=metric, n_parameters=self.coordinates.space.size,
         )  # fmt: skip
 
 

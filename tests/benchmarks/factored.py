@@ -54,7 +54,7 @@ def step(model: Path, count: int, windows: int, length: int, rows: int, device: 
     # Dense probes of so many parameters would not fit: the factored linearizer has its own.
     few = TraceNormalization(exact_up_to=0, probes=1)
     dense = Linearizer.prepare(target, KL(), inputs[:1], traces=few, chunk=Chunk(rows), n_directions=count)
-    factored = FactoredLinearizer.prepare(dense, 1, inputs[:1], n_probes=4)
+    factored = FactoredLinearizer.prepare(dense, 1, inputs, n_probes=4)
     space = factored.coordinates
     u = space.random(count, 0, "benchmark").to(dense.origin)
     if device != "cpu":
