@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ class AskedRun(StoredRun):
         """
         target = self._target
         if target is None:
-            target = self._from_recipe(None)
+            target = self._from_recipe()
         if not hasattr(target, "network"):
             target.load(self.folder)
         if target.fingerprint() != self.manifest["target_fingerprint"]:
@@ -177,18 +178,19 @@ class AskedRun(StoredRun):
         direction, curvature = self.U[k].to(device), float(values.mean())
         return intervene(self.target, self.divergence, direction, along, curvature, there, elsewhere, steps)
 
-    def _from_recipe(self, module: nn.Module | None) -> Target:
-        """The target as the manifest describes it."""
+    def _from_recipe(self, **given: Any) -> Target:
+        """The target as the manifest describes it, with what is given of it."""
         recipe = self.manifest["target"]["recipe"]
         package, _, name = recipe["class_path"].rpartition(".")
         own = not package.startswith(f"{__name__.partition('.')[0]}.")
-        if own or (module is None and recipe["missing"]):
+        if own or set(recipe["missing"]) - set(given):
             raise UserError(
                 f"expected the model that was decomposed, a {self.manifest['target'].get('name', name)}, which the run "
-                "folder does not hold: call eigen_lightning.load(path, model=...)"
+                "folder does not hold: call eigen_lightning.load(path, model=...) with the module itself, or the name "
+                "or folder of a language model"
             )
         kind = getattr(importlib.import_module(package), name)
-        return kind(**({} if module is None else {"module": module}), **recipe["init_args"])
+        return kind(**{**recipe["init_args"], **given})
 
     def _with_model(self, model: Any) -> None:
         if isinstance(model, nn.Module):
@@ -202,11 +204,21 @@ class AskedRun(StoredRun):
                     "expected a Network, as the function that selects its output is not in the run folder: give "
                     "model=eigen_lightning.Network(module, parameters, select=...)"
                 )
-            self._target = self._from_recipe(model)
+            self._target = self._from_recipe(module=model)
+        elif isinstance(model, str | Path):
+            if not self.manifest["target"]["recipe"]["class_path"].endswith(".Transformer"):
+                raise UserError(
+                    f"expected a {self.manifest['target']['class']}, got the name of a language model, {model}: give "
+                    "the target itself as `model`, or leave it out"
+                )
+            self._target = self._from_recipe(name=str(model))
         elif isinstance(model, Target):
             self._target = model
         elif model is not None:
-            raise UserError(f"expected an nn.Module or a Target as `model`, got {type(model).__name__}")
+            raise UserError(
+                "expected as `model` an nn.Module, a Target or the name or folder of a language model, got "
+                f"{type(model).__name__}"
+            )
 
     @property
     def _tokenizer(self) -> Any:

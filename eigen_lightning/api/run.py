@@ -126,8 +126,9 @@ def load(path: str | Path, model: Any = None, divergence: Divergence | None = No
 
     Args:
         path: the run's folder, one that ``Run.save_pretrained`` wrote, or the Hub name of one.
-        model: the network that was decomposed, a module or a target, where it is your own; toys are in the folder, and
-            language models are loaded by name.
+        model: the network that was decomposed, a module or a target, where it is your own, or the name or folder of a
+            language model that was shared from a folder; toys are in the run's folder, and language models on the Hub
+            are loaded by name.
         divergence: where it is your own.
         device: where the target goes.
 

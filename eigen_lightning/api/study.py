@@ -4,8 +4,10 @@ import hashlib
 import itertools
 import json
 import multiprocessing
+import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -173,8 +175,21 @@ def _run_all(runs: Sequence[StudyRun], jobs: int, submit_in: Path | None, slurm:
 
 
 def _processes(runs: Sequence[StudyRun], jobs: int) -> Iterator[str | None]:
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=end_with_parent) as pool:
         yield from pool.map(run_one, runs)
+
+
+def end_with_parent() -> None:
+    """A study that is killed cannot tell its workers, which would go on for hours."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _submitted(

@@ -19,6 +19,7 @@ Kind = Literal["x W^T", "x W", "rows of W"]
 TRANSPOSES = (torch.t, Tensor.t, Tensor.T.__get__, Tensor.mT.__get__, torch.transpose, Tensor.transpose)  # type: ignore[attr-defined]
 PRODUCTS = (torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__)
 
+
 @dataclass(frozen=True)
 class Use:
     """One use of a chosen matrix in a pass.

@@ -1,10 +1,10 @@
 """The model card of a shared decomposition: what was decomposed, its scorecard beside the controls, how to load it."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from eigen_lightning.report.text import number
+from eigen_lightning.run.shared_folder import public_name
 
 CONTROLS = ("learned", "random", "random_network", "pca", "oracle")
 
@@ -20,7 +20,7 @@ def model_card(manifest: Mapping[str, Any], scorecard: Mapping[str, Any], name: 
     from huggingface_hub import ModelCardData
 
     target = manifest["target"]
-    network = _public(str(target.get("name") or target["class"]))
+    network = public_name(str(target.get("name") or target["class"]))
     data = ModelCardData(
         library_name="eigen-lightning",
         tags=["interpretability", "parameter-decomposition"],
@@ -73,9 +73,4 @@ def _cell(value: Any) -> str:
 
 
 def _on_hub(name: str) -> bool:
-    return "/" in name and not name.startswith(("/", ".", "~")) and not Path(name).exists()
-
-
-def _public(name: str) -> str:
-    """A Hub name as it is; of a local path, the folder alone."""
-    return Path(name).name if name.startswith(("/", ".", "~")) else name
+    return "/" in name and public_name(name) == name

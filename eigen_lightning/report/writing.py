@@ -20,6 +20,7 @@ from eigen_lightning.report.share_map import share_map
 from eigen_lightning.report.verdict import verdict
 from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.folder import RunFolder, write_atomically
+from eigen_lightning.run.shared_folder import public_name
 
 CLEAR_GAP = 1.4
 """How many times smaller the first gain that is no feature's must be for a number of features to be named."""
@@ -182,18 +183,13 @@ def _what(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     shapes = ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in manifest.get("parameters", {}).items())
     epochs, seconds = manifest.get("epochs", 0), text.number(manifest.get("seconds"))
     facts = [
-        ("network", _short(str(target.get("name") or target.get("class", "")))),
+        ("network", public_name(str(target.get("name") or target.get("class", "")))),
         ("parameters", f"{shapes} ({manifest['n_parameters']:,} numbers)"),
         ("samples", str(manifest.get("data", {}).get("class", ""))),
         ("divergence", str(manifest.get("curvature", {}).get("divergence", ""))),
         ("trained for", f"{epochs} epochs, {manifest.get('steps', 0):,} steps, {seconds} s"),
     ]
     return [(name, value) for name, value in facts if value]
-
-
-def _short(name: str) -> str:
-    """A Hub name as it is; of a local path, the folder."""
-    return Path(name).name if name.startswith(("/", ".", "~")) else name
 
 
 def _scores(scorecard: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -70,8 +70,27 @@ def write_shared(run: RunFolder, manifest: Mapping[str, Any], card: str, path: s
     write_atomically(shared.card, card.encode())
     public = {name: value for name, value in manifest.items() if name not in PRIVATE}
     facts = {"library_name": "eigen-lightning", "format": FORMAT}
-    shared.write_json(shared.manifest, {**public, **facts, "data": {"class": manifest["data"]["class"]}})
+    of_target = {"target": _public_target(manifest["target"]), "data": {"class": manifest["data"]["class"]}}
+    shared.write_json(shared.manifest, {**public, **facts, **of_target})
     return shared
+
+
+def public_name(name: str) -> str:
+    """The name of a model on the Hub as it is; of a folder on this machine, the folder's own."""
+    return Path(name).name if _is_local(name) else name
+
+
+def _is_local(name: str) -> bool:
+    return name.startswith(("/", ".", "~")) or ("/" in name and Path(name).exists())
+
+
+def _public_target(target: Mapping[str, Any]) -> dict[str, Any]:
+    """The target without paths of this machine, which are to be given to ``load`` elsewhere."""
+    recipe = target["recipe"]
+    paths = [name for name, value in recipe["init_args"].items() if isinstance(value, str) and _is_local(value)]
+    kept = {name: value for name, value in recipe["init_args"].items() if name not in paths}
+    public = {**target, "recipe": {**recipe, "init_args": kept, "missing": [*recipe["missing"], *paths]}}
+    return public | ({"name": public_name(target["name"])} if "name" in target else {})
 
 
 def run_folder(path: str | Path) -> RunFolder:

@@ -16,7 +16,9 @@ from torch import nn
 import eigen_lightning as el
 from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.folder import RunFolder
+from eigen_lightning.targets import Transformer
 from tests.api.written_runs import unit_rows, write_run
+from tests.targets.conftest import save_tiny_model
 
 FIGURES = {"steepness": 2.5, "interference": 0.01}
 
@@ -50,6 +52,29 @@ def test_a_shared_run_is_the_run(run: el.Run, tmp_path: Path) -> None:
 def test_nothing_of_the_machine_is_shared(run: el.Run, tmp_path: Path) -> None:
     shared = run.save_pretrained(tmp_path / "shared")
     assert not any(b"someone" in path.read_bytes() for path in shared.iterdir())
+
+
+def test_a_language_model_of_a_folder_is_shared_by_its_name_and_given_again(tmp_path: Path) -> None:
+    model = save_tiny_model(tmp_path / "someone" / "tiny", "gpt2")
+    target = Transformer(str(model), ("blocks.1.attn.W_K",))
+    target.load(RunFolder(tmp_path))
+    run = el.load(write_run(tmp_path / "run", target, unit_rows(3, target), "KL").path)
+    inputs = torch.arange(12).reshape(2, 6)
+    expected = run.d2D(inputs)
+    shared = run.save_pretrained(tmp_path / "shared")
+    assert not any(b"someone" in path.read_bytes() for path in shared.iterdir())
+    assert json.loads((shared / "config.json").read_text())["target"]["name"] == "tiny"
+    with pytest.raises(UserError, match=r"the model that was decomposed, a tiny, .*load\(path, model=...\)"):
+        el.load(shared).d2D(inputs)
+    assert torch.equal(el.load(shared, model=model).d2D(inputs), expected)
+    assert torch.equal(el.load(shared, model=str(model)).d2D(inputs), expected)
+    with pytest.raises(UserError, match=r"expected the target that was decomposed .* got another"):
+        el.load(shared, model=save_tiny_model(tmp_path / "other", "gpt2", initializer_range=0.1)).d2D(inputs)
+
+
+def test_a_name_is_of_language_models_alone(run: el.Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected a Network, got the name of a language model, gpt2"):
+        el.load(run.save_pretrained(tmp_path / "shared"), model="gpt2")
 
 
 def test_the_card_shows_the_scorecard_beside_its_controls(run: el.Run, tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ import itertools
 import json
 import math
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -360,3 +363,31 @@ def test_two_jobs_on_the_command_line_give_what_one_process_gives(
     for mine, other in zip(one_process.rows, there, strict=True):
         assert mine["learned"] == other["learned"]
         assert mine["target_fingerprint"] == other["target_fingerprint"]
+
+
+POOL_OF_ONE = """
+import multiprocessing, os, time
+from concurrent.futures import ProcessPoolExecutor
+from eigen_lightning.api.study import end_with_parent
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=end_with_parent) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        pool.submit(time.sleep, 600).result()
+"""
+
+
+def test_workers_end_with_a_study_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "pool.py"
+    script.write_text(POOL_OF_ONE)
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = Path(f"/proc/{int(parent.stdout.readline())}")
+        assert worker.exists()
+        parent.kill()
+    end = time.monotonic() + 60
+    # Where nobody waits for an orphan it stays as a zombie.
+    while worker.exists() and "\nState:\tZ" not in (worker / "status").read_text():
+        assert time.monotonic() < end, "the worker goes on"
+        time.sleep(0.05)
