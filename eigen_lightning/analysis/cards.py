@@ -1,5 +1,6 @@
 """What a direction's card in the report needs beyond its top examples: its histogram, and d2D of every token around."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from eigen_lightning.analysis.histogram import edges
-from eigen_lightning.curvature import Linearizer
+from eigen_lightning.curvature import LinearizedBatch
 from eigen_lightning.run.waiting import Waiting
 
 WINDOWS_AT_ONCE = 32
@@ -33,24 +34,24 @@ class DirectionCard:
 
 
 def direction_cards(
-    linearizer: Linearizer,
+    linearize: Callable[[Tensor], LinearizedBatch],
     samples: Any,
-    directions: Float[Tensor, "K P"],
+    rows: Float[Tensor, "K n"],
     lines: list[dict[str, Any]],
     counts: Int[Tensor, "K bins+2"],
 ) -> list[DirectionCard]:
     """A card for each direction.
 
     Args:
-        linearizer: of the target, with its trained weights.
+        linearize: inputs of the target, with its trained weights, linearized for rows such as ``rows``.
         samples: the held-out samples.
-        directions: U.
+        rows: U, or the coordinates of directions held as factors.
         lines: the content of ``top_examples.jsonl``.
         counts: from :class:`CurvatureHistogramMetric`.
     """
     contexts: list[list[dict[str, Any]]] = [[] for _ in lines]
     if hasattr(samples, "tokens"):
-        contexts = _contexts(linearizer, samples, directions, lines)
+        contexts = _contexts(linearize, samples, rows, lines)
     borders = [round(float(edge), 14) for edge in edges().log10()]
     return [
         DirectionCard(line["direction"], _histogram(row, borders), context)
@@ -70,7 +71,7 @@ def _histogram(row: list[int], borders: list[float]) -> dict[str, Any]:
 
 
 def _contexts(
-    linearizer: Linearizer, samples: Any, directions: Tensor, lines: list[dict[str, Any]]
+    linearize: Callable[[Tensor], LinearizedBatch], samples: Any, rows: Tensor, lines: list[dict[str, Any]]
 ) -> list[list[dict[str, Any]]]:
     directions_at: dict[int, list[int]] = {}
     for k, line in enumerate(lines):
@@ -82,7 +83,7 @@ def _contexts(
         for start in range(0, len(identities), WINDOWS_AT_ONCE):
             part = identities[start : start + WINDOWS_AT_ONCE]
             batch = samples.batch(0, torch.tensor([samples.locate(identity)[1] for identity in part]))
-            curvature = linearizer(batch.inputs.to(directions.device)).d2D(directions).cpu()
+            curvature = linearize(batch.inputs.to(rows.device)).d2D(rows).cpu()
             for column, identity in enumerate(part):
                 for k in directions_at[identity]:
                     values[k, identity] = [float(f"{value:.4g}") for value in curvature[k, column].tolist()]

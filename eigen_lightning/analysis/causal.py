@@ -22,6 +22,7 @@ from eigen_lightning.analysis.intervention import (
 from eigen_lightning.analysis.sensitivity import SensitivityPool
 from eigen_lightning.curvature import Linearizer
 from eigen_lightning.run.errors import UserError
+from eigen_lightning.run.factored_rows import Rows
 from eigen_lightning.run.seeding import derive_seed
 from eigen_lightning.run.waiting import Waiting
 
@@ -150,7 +151,7 @@ class CausalChecks:
 def causal_checks(
     linearizer: Linearizer,
     samples: "SampleSet",
-    directions: Float[Tensor, "K P"],
+    directions: Rows,
     top_examples: Sequence[dict[str, Any]],
     seed: int,
     settings: CausalSettings = CausalSettings(),
@@ -160,7 +161,7 @@ def causal_checks(
     Args:
         linearizer: of the target, with its trained weights.
         samples: the held-out samples.
-        directions: U.
+        directions: U ``[K, P]``.
         top_examples: the content of ``top_examples.jsonl``: a line a direction, with its ``examples``.
         seed: where chance comes from.
         settings: how many samples, steps and controls.

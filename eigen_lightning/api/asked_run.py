@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from eigen_lightning.analysis.intervention import Intervention, Samples, intervene, random_directions
 from eigen_lightning.api.stored_run import StoredRun
-from eigen_lightning.curvature import Divergence, Linearizer
+from eigen_lightning.curvature import Divergence, LinearizedBatch, Linearizer
 from eigen_lightning.curvature.divergence import NAMED
 from eigen_lightning.run.errors import UserError
+from eigen_lightning.run.factored_rows import blocks
 from eigen_lightning.run.folder import RunFolder
 from eigen_lightning.run.tensor_tree import TensorTree
 from eigen_lightning.targets import Target
@@ -95,11 +96,16 @@ class AskedRun(StoredRun):
         batch = self._inputs(inputs)
         linearizer = self.linearizer(batch[:SAMPLES_AT_ONCE])
         parts = [
-            linearizer(batch[start : start + SAMPLES_AT_ONCE]).d2D(self.U.to(batch.device))
+            self._d2D(linearizer(batch[start : start + SAMPLES_AT_ONCE]), batch.device)
             for start in range(0, len(batch), SAMPLES_AT_ONCE)
         ]
         values = torch.cat(parts, 1).cpu()
         return values[:, 0] if of_text else values
+
+    def _d2D(self, batch: LinearizedBatch, device: torch.device) -> Tensor:  # noqa: N802
+        if isinstance(self.rows, Tensor):
+            return batch.d2D(self.rows.to(device))
+        return torch.cat([batch.d2D(some.to(device)) for some in blocks(self.rows)])
 
     def tokens(self, text: str) -> list[str]:
         """The tokens of a text, as :meth:`d2D` sees it."""
@@ -134,7 +140,7 @@ class AskedRun(StoredRun):
         """
         weights = self.target.weights
         kept = {name: tensor.clone() for name, tensor in weights.items()}
-        step = self.target.space.unflatten(delta * self.U[self._index(k)])
+        step = self.target.space.unflatten(delta * self.rows[self._index(k)])
         try:
             with torch.no_grad():
                 for name, tensor in weights.items():
@@ -174,8 +180,8 @@ class AskedRun(StoredRun):
             positions = self.d2D(others[:1])[k].numel()
             drawn = torch.randint(positions, (len(others),), generator=generator)
             there, elsewhere = Samples(inputs, steepest.indices.to(device)), Samples(others, drawn.to(device))
-        along = random_directions(controls, self.U.shape[1], seed).to(self.U).to(device)
-        direction, curvature = self.U[k].to(device), float(values.mean())
+        along = random_directions(controls, self.rows.shape[1], seed).to(device, torch.float32)
+        direction, curvature = self.rows[self._index(k)].to(device), float(values.mean())
         return intervene(self.target, self.divergence, direction, along, curvature, there, elsewhere, steps)
 
     def _from_recipe(self, **given: Any) -> Target:
@@ -183,7 +189,7 @@ class AskedRun(StoredRun):
         recipe = self.manifest["target"]["recipe"]
         package, _, name = recipe["class_path"].rpartition(".")
         own = not package.startswith(f"{__name__.partition('.')[0]}.")
-        if own or set(recipe["missing"]) - set(given):
+        if own or (recipe["missing"] and not given):
             raise UserError(
                 f"expected the model that was decomposed, a {self.manifest['target'].get('name', name)}, which the run "
                 "folder does not hold: call eigen_lightning.load(path, model=...) with the module itself, or the name "

@@ -64,7 +64,7 @@ class Edit:
             inputs: as of :meth:`Run.d2D`; of a text ``[tokens]``.
         """
         target, samples = self.run.target, self.run._inputs(inputs)
-        direction = self.run.U[self.k].to(samples.device)
+        direction = self.run.rows[self.k].to(samples.device)
         moved = divergences(
             target, self.run.divergence, direction, direction.new_tensor([self.delta]), Samples(samples)
         )[0].cpu()
@@ -87,7 +87,7 @@ class Edit:
             )
         if path.resolve() == Path(target.name).expanduser().resolve():
             raise UserError(f"expected a folder of its own for the edited model, got that of the target, {path}")
-        step = target.space.unflatten(self.delta * self.run.U[self.k].double())
+        step = target.space.unflatten(self.delta * self.run.rows[self.k].double())
         edited_model(target, step).save_pretrained(path)
         target.tokenizer.save_pretrained(path)
         facts = {

@@ -17,6 +17,7 @@ from eigen_lightning.report.heat_map import heat_map_figure
 from eigen_lightning.report.text import one_line
 from eigen_lightning.report.writing import direction_page
 from eigen_lightning.run.errors import UserError
+from eigen_lightning.run.factored_rows import blocks
 from eigen_lightning.run.folder import RunFolder
 from eigen_lightning.run.shared_folder import run_folder
 
@@ -65,9 +66,8 @@ class Run(WholeModels):
 
     def plot_structure(self) -> "Figure":
         """Share of each direction's squared norm in each parameter."""
-        return plots.structure_figure(
-            {name: share.numpy() for name, share in structure(self.U, self.shapes).by_parameter.items()}
-        )
+        shares = [structure(some, self.shapes).by_parameter for some in blocks(self.rows)]
+        return plots.structure_figure({name: np.concatenate([each[name] for each in shares]) for name in self.shapes})
 
     def report(self) -> Path:
         """Write ``report.html`` from what the folder holds; returns its path."""

@@ -14,6 +14,7 @@ from eigen_lightning.analysis.figures import COLUMNS
 from eigen_lightning.analysis.intervention import Curve, Intervention
 from eigen_lightning.analysis.structure import Structure, structure
 from eigen_lightning.run.errors import UserError
+from eigen_lightning.run.factored_rows import Rows, dense
 from eigen_lightning.run.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -50,13 +51,22 @@ class StoredRun:
         """Versions, seed, fingerprints: what ``manifest.json`` holds."""
         return self.folder.read_json(self.folder.manifest)
 
-    @cached_property
+    @property
     def U(self) -> Float[Tensor, "K P"]:  # noqa: N802 - the name of the quantity
-        """All directions, rows in unit norm."""
+        """All directions, rows in unit norm.
+
+        Raises:
+            UserError: where factors hold more directions than dense rows could; :attr:`rows` has them one by one.
+        """
+        return dense(self.rows, "run.U")
+
+    @property
+    def rows(self) -> Rows:
+        """All directions as :attr:`U` has them; of factors too many to be dense, ``run.rows[k]`` writes one out."""
         return self._stored[0]
 
     @cached_property
-    def _stored(self) -> tuple[Tensor, dict[str, tuple[int, ...]]]:
+    def _stored(self) -> tuple[Rows, dict[str, tuple[int, ...]]]:
         return self.folder.read_directions()
 
     @property
@@ -67,8 +77,15 @@ class StoredRun:
     @cached_property
     def directions(self) -> dict[str, Float[Tensor, "K *shape"]]:
         """By parameter, each direction's part in it."""
+        return self._split(self.U)
+
+    def by_parameter(self, k: int) -> dict[str, Float[Tensor, "*shape"]]:
+        """Direction k's part in each parameter."""
+        return {name: part[0] for name, part in self._split(self.rows[self._index(k)][None]).items()}
+
+    def _split(self, rows: Tensor) -> dict[str, Tensor]:
         sizes = [torch.Size(shape).numel() for shape in self.shapes.values()]
-        parts = self.U.split(sizes, 1)
+        parts = rows.split(sizes, 1)
         return {name: part.reshape(-1, *self.shapes[name]) for name, part in zip(self.shapes, parts, strict=True)}
 
     def reads(self, k: int) -> dict[str, Float[Tensor, "n r"]]:
@@ -94,7 +111,7 @@ class StoredRun:
 
     def __len__(self) -> int:
         """K."""
-        return len(self.U)
+        return len(self.rows)
 
     def top_examples(self, k: int, samples: str = "examples") -> list[dict[str, Any]]:
         """The samples on which direction k's d2D is largest, largest first, as ``top_examples.jsonl`` has them.
@@ -143,7 +160,7 @@ class StoredRun:
             k: which direction.
             heads: see :func:`eigen_lightning.analysis.structure.structure`.
         """
-        return structure(self.U[self._index(k)][None], self.shapes, heads)
+        return structure(self.rows[self._index(k)][None], self.shapes, heads)
 
     def curve(self, k: int) -> Intervention:
         """What true steps along direction k did, beside the quadratic prediction and random directions.

@@ -125,7 +125,7 @@ class WholeModels(AskedRun):
         target, k = self.target, self._index(k)
         if not isinstance(target, Transformer):
             raise UserError(f"expected a language model, got {type(target).__name__}, which has no vocabulary")
-        parts = {name: part[k] for name, part in self.directions.items()}
+        parts = self.by_parameter(k)
         decode = target.tokenizer.decode
         reader = VocabularyReader(target)
         return vocabulary_of(reader, parts, lambda token: decode([token]), target.heads(), matrices, tokens)

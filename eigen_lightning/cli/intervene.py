@@ -43,7 +43,7 @@ def intervene(
     samples = data.evaluation_sets["heldout"]
     linearizer = loaded.linearizer(samples.batch(0, torch.arange(min(data.batch_size, len(samples)))).inputs)
     seed = loaded.manifest["seed"]
-    found = causal_checks(linearizer, samples, loaded.U, run.read_top_examples(), seed, settings).to_json()
+    found = causal_checks(linearizer, samples, loaded.rows, run.read_top_examples(), seed, settings).to_json()
     run.write_json(run.interventions, found)
     write_report(run)
     if quiet:

@@ -42,7 +42,7 @@ class LinearizedBatch:
         written_out: whether the Jacobian is held as a matrix, so that the batch is worth keeping.
         metric: of the outputs pulled back through the readout, ``[*samples, d, d]``, where there is one.
         n_parameters: P where the rows are coordinates of another number; None where they are P long.
-        exact_trace: computes the trace otherwise than by the probes.
+        trace_otherwise: computes the trace otherwise than by the probes.
     """
 
     outputs: Tensor
@@ -55,7 +55,7 @@ class LinearizedBatch:
     written_out: bool = False
     metric: Tensor | None = None
     n_parameters: int | None = None
-    exact_trace: Callable[[], Tensor] | None = None
+    trace_otherwise: Callable[[], Tensor] | None = None
 
     @property
     def n_samples(self) -> int:
@@ -67,8 +67,8 @@ class LinearizedBatch:
         """The trace of each sample's Hessian, exact or estimated as :class:`TraceNormalization` says."""
         if self.known_trace is not None:
             return self.known_trace
-        if self.exact_trace is not None:
-            return self.exact_trace()
+        if self.trace_otherwise is not None:
+            return self.trace_otherwise()
         total = torch.zeros(self.outputs.shape[:-1], dtype=self.probes.dtype, device=self.outputs.device)
         with torch.no_grad():
             for part in self.probes.split(self.chunk.rows or MANY):

@@ -15,13 +15,11 @@ from torch import Tensor
 
 from eigen_lightning.curvature.parameters import ParameterSpace
 from eigen_lightning.run.errors import UserError
+from eigen_lightning.run.factored_rows import DENSE_UP_TO, FactoredRows, Part, Rows, inner
 from eigen_lightning.run.seeding import derive_seed
 
 Side = Literal[0, 1]
 """Which factor of a matrix: 0 is B, over its rows (what a linear layer writes to), 1 is C (what it reads)."""
-
-Part = Tensor | tuple[Tensor, Tensor]
-"""What a row holds of one parameter: ``(B [K, m, r], C [K, n, r])`` of a matrix, ``[K, size]`` of a vector."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +81,13 @@ class FactoredSpace:
         return parts
 
     def named(self, rows: Float[Tensor, "K Q"]) -> dict[str, Tensor]:
-        """Factors as they are stored: ``NAME/writes`` is B, ``NAME/reads`` is C."""
+        """Factors as they are stored: ``NAME/writes`` is B, ``NAME/reads`` is C, ``NAME`` a vector's part."""
         named = {}
         for name, part in self.split(rows).items():
             if isinstance(part, tuple):
                 named[f"{name}/writes"], named[f"{name}/reads"] = (factor.contiguous() for factor in part)
+            else:
+                named[name] = part.contiguous()
         return named
 
     def join(self, parts: dict[str, Part]) -> Float[Tensor, "K Q"]:
@@ -100,9 +100,11 @@ class FactoredSpace:
 
     def dense(self, rows: Float[Tensor, "K Q"]) -> Float[Tensor, "K P"]:
         """The directions as rows over all parameters: K P numbers."""
-        parts = self.split(rows).values()
-        whole = [(part[0] @ part[1].mT).flatten(1) if isinstance(part, tuple) else part for part in parts]
-        return torch.cat(whole, 1)
+        return FactoredRows(self.split(rows))[:]
+
+    def directions(self, rows: Float[Tensor, "K Q"]) -> Rows:
+        """The directions, dense where their numbers are few enough."""
+        return self.dense(rows) if len(rows) * self.space.size <= DENSE_UP_TO else FactoredRows(self.split(rows))
 
     def from_dense(self, rows: Float[Tensor, "K P"]) -> Float[Tensor, "K Q"]:
         """The nearest factored directions: in each matrix its leading singular vectors, C with orthonormal columns."""
@@ -150,17 +152,8 @@ class FactoredSpace:
     # ------------------------------------------------------------------------------------------------- geometry
 
     def inner(self, one: Float[Tensor, "K Q"], other: Float[Tensor, "L Q"]) -> Float[Tensor, "K L"]:
-        """Inner products of the directions, ``<B C^T, B' C'^T> = sum (B^T B') * (C^T C')``; float64."""
-        total = one.new_zeros(len(one), len(other), dtype=torch.float64)
-        mine, theirs = self.split(one.double()), self.split(other.double())
-        for name, part in mine.items():
-            them = theirs[name]
-            if isinstance(part, tuple):
-                left, right = (torch.einsum("kmr,lms->klrs", a, b) for a, b in zip(part, them, strict=True))
-                total += (left * right).sum((2, 3))
-            else:
-                total += part @ them.T  # type: ignore[union-attr]
-        return total
+        """Inner products of the directions; float64."""
+        return inner(self.split(one), self.split(other))
 
     def norm(self, rows: Float[Tensor, "K Q"]) -> Float[Tensor, " K"]:
         """Norms of the directions over all parameters, float64."""
@@ -203,24 +196,51 @@ class FactoredSpace:
                 parts[name] = (basis, other) if side == 0 else (other, basis)
         return self.join(parts).to(rows.dtype)
 
-    def step(self, rows: Float[Tensor, "K Q"], gradient: Float[Tensor, "K Q"], side: Side) -> Float[Tensor, "K Q"]:
-        """One ascent step of one factor: it becomes the gradient by it, projected on the other, which is held.
+    def moved(self, rows: Float[Tensor, "K Q"], gradient: Float[Tensor, "K Q"], side: Side) -> Float[Tensor, "K Q"]:
+        """One factor, and the vectors, replaced by the gradient by them; the other factor is held.
 
         With C orthonormal the gradient by B is ``G C``, G the dense gradient that is never formed, and ``(G C) C^T`` is
-        the projection of G on what C spans: the power step of free rows, one side at a time. Vectors take their
-        gradient. A row whose gradient vanishes stays. The result has the side just moved orthonormal, ready for a step
-        of the other.
+        the projection of G on what C spans: the power step of free rows, one side at a time.
 
         Args:
-            rows: unit directions, the factor other than ``side`` with orthonormal columns.
+            rows: directions, the factor other than ``side`` with orthonormal columns.
             gradient: of an objective to be raised, by the coordinates.
             side: the factor that moves.
         """
-        parts, moved = self.split(rows), self.split(gradient)
+        parts, new = self.split(rows), self.split(gradient)
         for name, part in parts.items():
-            new = moved[name]
+            replaced = new[name]
             if isinstance(part, tuple):
-                parts[name] = (new[0], part[1]) if side == 0 else (part[0], new[1])
+                parts[name] = (replaced[0], part[1]) if side == 0 else (part[0], replaced[1])
             else:
-                parts[name] = new
-        return self.orthonormal(self.unit(self.join(parts), rows, side), side)
+                parts[name] = replaced
+        return self.join(parts)
+
+    def mixed(self, weights: Float[Tensor, "K K"], rows: Float[Tensor, "K Q"], side: Side) -> Float[Tensor, "K Q"]:
+        """``sum_l weights[k, l] u_l`` of every k, projected on what the factor of u_k that is held spans; float64.
+
+        Args:
+            weights: of the sums.
+            rows: directions, the factor other than ``side`` with orthonormal columns.
+            side: the factor that changes.
+        """
+        parts, weights = self.split(rows.double()), weights.double()
+        for name, part in parts.items():
+            if isinstance(part, tuple):
+                held = part[1 - side]
+                of_others = torch.einsum("lnr,kns->klrs", held, held) * weights[:, :, None, None]
+                changed = torch.einsum("klrs,lmr->kms", of_others, part[side])
+                parts[name] = (changed, held) if side == 0 else (held, changed)
+            else:
+                parts[name] = weights @ part
+        return self.join(parts)
+
+    def settled(self, rows: Float[Tensor, "K Q"], otherwise: Float[Tensor, "K Q"], side: Side) -> Float[Tensor, "K Q"]:
+        """Unit directions, the side just moved with orthonormal columns, ready for a step of the other.
+
+        Args:
+            rows: directions of any norm.
+            otherwise: what a row of norm 0 stays.
+            side: the factor that moved.
+        """
+        return self.orthonormal(self.unit(rows, otherwise, side).to(otherwise), side)

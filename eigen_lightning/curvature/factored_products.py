@@ -36,7 +36,7 @@ class FactoredLinearizer:
     Attributes:
         dense: the linearizer of dense directions, whose network, divergence and readout are used.
         coordinates: of the directions.
-        probes: for traces, in coordinates.
+        probes: for traces, in coordinates; none where traces are those of dense directions, which have less variance.
         traced: products with batches of one shape, where the network's graph is static.
     """
 
@@ -47,7 +47,7 @@ class FactoredLinearizer:
 
     @classmethod
     def prepare(
-        cls, dense: Linearizer, rank: int, inputs: Tensor, n_probes: int = 256, seed: int = 0
+        cls, dense: Linearizer, rank: int, inputs: Tensor, n_probes: int = 0, seed: int = 0
     ) -> "FactoredLinearizer":
         """Compare a random direction in every parameter with its dense product, and refuse what is not reached.
 
@@ -55,7 +55,7 @@ class FactoredLinearizer:
             dense: of the same network; ``gauss_newton``.
             rank: of each matrix's part.
             inputs: a batch like those to come.
-            n_probes: random directions for traces.
+            n_probes: random directions for traces where dense ones do not fit; 0 takes the traces of ``dense``.
             seed: of the probes.
 
         Raises:
@@ -136,6 +136,7 @@ class FactoredLinearizer:
         return LinearizedBatch(
             outputs, lambda rows: products.push(tangents(rows)), quadratic, self.probes, self.dense.chunk, trace, scale,
             metric=metric, n_parameters=self.coordinates.space.size,
+            trace_otherwise=None if len(self.probes) else lambda: self.dense(inputs, metric).trace,
         )  # fmt: skip
 
 

@@ -211,7 +211,7 @@ class Linearizer:
             self.chunk,
             trace,
             scale,
-            exact_trace=by_rows if self.samples_alone else None,
+            trace_otherwise=by_rows if self.samples_alone else None,
         )
 
     def _written_out(

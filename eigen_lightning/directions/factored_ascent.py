@@ -16,7 +16,14 @@ from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.waiting import Waiting
 
 SURPLUS = 2
-"""Rows that climb, times those of a dense start: nothing keeps free rows apart, so that more of them end up alike."""
+"""Rows that climb, times those of a dense start: they are kept apart only nearly, so that more of them end up alike."""
+
+CHOICE = 4
+"""Samples that directions are chosen on, times those that they climb on and are fitted to."""
+
+
+GRAM_TOLERANCE = 1e-12
+"""Eigenvalues of inner products, relative to the largest, below which there is nothing but rounding."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +32,8 @@ class Factored:
 
     Attributes:
         rank: of a direction's part in each matrix.
-        probes: random directions from which each sample's trace is estimated; of rank 1 in each matrix, they have more
-            variance than dense ones.
+        probes: random directions from which each sample's trace is estimated where dense ones do not fit; of rank 1 in
+            each matrix, they have more variance.
 
     Raises:
         UserError: where one is below 1.
@@ -43,19 +50,21 @@ class Factored:
 def choose_factored(
     space: FactoredSpace,
     samples: StartSamples,
+    more: StartSamples,
     n_directions: int | None,
     like: Tensor,
     start: Start,
     exponent: float,
     seed: int,
 ) -> Choice:
-    """Surplus rows climb freely, each raising its own steepness, and directions are chosen from them by coverage.
+    """Surplus rows climb apart from each other, and directions are chosen from them by coverage.
 
-    No row sees another while it climbs, so that nothing of size K x K or K x P is needed.
+    Nothing of size K x P is needed.
 
     Args:
         space: of the coordinates.
-        samples: what to work on.
+        samples: what rows climb on.
+        more: what directions are chosen on.
         n_directions: K; None chooses as many as there are features.
         like: a tensor of the dtype and device to work in.
         start: the settings; its singular vectors and principal directions are of dense rows alone.
@@ -67,16 +76,53 @@ def choose_factored(
     rows = space.random(surplus, seed, "start").to(like)
     with Waiting(f"Climbing {surplus} rows", start.steps) as waiting:
         for step in range(start.steps):
-            gradient = total_gradient(rows, samples, Steepness(exponent)).to(rows)
-            rows = space.step(rows, gradient, side_of(step))
+            gradient = total_gradient(rows, samples, Steepness(exponent))
+            rows = repelled_step(space, rows, gradient, side_of(step))
             waiting.reach(step + 1)
-    chosen, gains, sharing = choose_from(rows, samples, n_directions, exponent)
+    chosen, gains, sharing = choose_from(rows, more, n_directions, exponent)
     rows = rows[chosen]
     for step in range(start.sweeps):
         gradient = total_gradient(rows, samples, Coverage(exponent)).to(rows)
-        rows = space.step(rows, gradient, side_of(start.steps + step))
+        rows = free_step(space, rows, gradient, side_of(start.steps + step))
     # C with orthonormal columns, as the optimizer's first step expects.
     return Choice(space.orthonormal(rows, 1), gains, sharing)
+
+
+def free_step(
+    space: FactoredSpace, rows: Float[Tensor, "K Q"], gradient: Float[Tensor, "K Q"], side: Side
+) -> Float[Tensor, "K Q"]:
+    """One ascent step of one factor of free rows: it becomes the gradient by it. A row whose gradient vanishes stays.
+
+    Args:
+        space: of the coordinates.
+        rows: unit directions, the factor other than ``side`` with orthonormal columns.
+        gradient: of an objective to be raised, by the coordinates.
+        side: the factor that moves.
+    """
+    return space.settled(space.moved(rows, gradient, side), rows, side)
+
+
+def repelled_step(
+    space: FactoredSpace, rows: Float[Tensor, "K Q"], gradient: Float[Tensor, "K Q"], side: Side
+) -> Float[Tensor, "K Q"]:
+    """One ascent step of one factor of rows that keep apart: the polar factor of the moved rows, projected on what the
+    factors that are held span.
+
+    The polar factor ``(M M^T)^(-1/2) M`` of the moved rows M needs their inner products alone. Projected it is
+    orthonormal only nearly: rows may share a feature, as they must where there are more of them than features, but do
+    not all end at the steepest. A row whose gradient vanishes stays.
+
+    Args:
+        space: of the coordinates.
+        rows, gradient, side: as of :func:`free_step`.
+    """
+    moved = space.moved(rows.double(), gradient.double(), side)
+    gram = space.inner(moved, moved)
+    values, vectors = torch.linalg.eigh(gram)
+    roots = torch.where(values > GRAM_TOLERANCE * values[-1], values, torch.inf).rsqrt()
+    # Zeros where a gradient vanishes, in place of the rounding of others.
+    weights = (vectors * roots @ vectors.T) * (gram.diagonal() > 0)[:, None]
+    return space.settled(space.mixed(weights, moved, side), rows, side)
 
 
 def side_of(step: int) -> Side:
@@ -125,4 +171,4 @@ class FactoredAscent(Optimizer):
             state[name] = ascent.clone()
         else:
             state[name].lerp_(ascent, 1 - momentum)
-        return self.space.step(param, state[name], side)
+        return free_step(self.space, param, state[name], side)

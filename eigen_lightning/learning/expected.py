@@ -13,7 +13,7 @@ from torch import Tensor
 from eigen_lightning.curvature.memory import free_bytes
 from eigen_lightning.directions import Start, Steepness
 from eigen_lightning.directions.dense import random_rows
-from eigen_lightning.directions.factored_ascent import SURPLUS
+from eigen_lightning.directions.factored_ascent import CHOICE, SURPLUS
 
 if TYPE_CHECKING:
     from eigen_lightning.learning.module import SparseEigendecomposition
@@ -140,7 +140,7 @@ class _Rows:
             def factors(rows: int) -> Tensor:
                 return space.random(rows, 0, "expected").to(like)
 
-            return cls(start, known, climbing, space.size, start.steps, 0.5, factors)
+            return cls(start, known, climbing, space.size, start.steps, 0.5 * CHOICE, factors)
 
         def dense(rows: int) -> Tensor:
             return random_rows(rows, count, 0, "expected").to(like)

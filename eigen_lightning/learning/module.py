@@ -1,6 +1,7 @@
 """The LightningModule that learns the directions, in two stages a batch."""
 
 import logging
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -36,12 +37,16 @@ from eigen_lightning.learning.finite import raise_not_finite
 from eigen_lightning.learning.precision import in_float32
 from eigen_lightning.run.collectives import reduced
 from eigen_lightning.run.errors import UserError
+from eigen_lightning.run.factored_rows import Rows
 from eigen_lightning.run.folder import RunFolder
 from eigen_lightning.run.seeding import derive_seed, run_seed
 from eigen_lightning.targets.checks import check_curvature, check_samples
 from eigen_lightning.targets.target import Target
 
 log = logging.getLogger(__name__)
+
+DENSE_PROBES_UP_TO = 2**27
+"""Numbers in the dense directions that traces are estimated with, up to which factored runs use them: 1 GiB."""
 
 
 class SparseEigendecomposition(LightningModule):
@@ -198,13 +203,11 @@ class SparseEigendecomposition(LightningModule):
             samples: the set they are of; what was computed of its samples before is used again.
             scale: of the losses; None leaves d2D as it is.
         """
-        linearizer = self.factored or self.linearizer
-        assert linearizer is not None
         if samples is not None and samples.name not in self.caches:
             self._cache(samples)
         cache = None if samples is None else self.caches[samples.name]
         if cache is None:
-            return linearizer(batch.inputs, scale=scale)
+            return self.linearize_inputs(batch.inputs).scaled_by(scale)
         return cache.linearize(batch.inputs, batch.sample_id, scale)
 
     def _cache(self, samples: SampleSet) -> None:
@@ -223,7 +226,8 @@ class SparseEigendecomposition(LightningModule):
         if self.factored is None:
             return self.linearize(batch, samples)
         assert self.linearizer is not None
-        return self.linearizer(batch.inputs)
+        known = self.linearize(batch, samples)
+        return self.linearizer(batch.inputs, known.metric, known.trace)
 
     def subject(self) -> Subject:
         """The target, linearized, as judging takes it."""
@@ -234,6 +238,12 @@ class SparseEigendecomposition(LightningModule):
     def d2D(self, batch: Batch, samples: SampleSet) -> Float[Tensor, "K batch *positions"]:  # noqa: N802
         """d2D of every direction on every sample of a batch, unscaled."""
         return self.linearize(batch, samples).d2D(self.U)
+
+    def linearize_inputs(self, inputs: Tensor) -> LinearizedBatch:
+        """Inputs of no set, for rows as U has them."""
+        linearizer = self.factored or self.linearizer
+        assert linearizer is not None
+        return linearizer(inputs.to(self.device))
 
     @in_float32
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
@@ -272,9 +282,9 @@ class SparseEigendecomposition(LightningModule):
         return RunFolder(self.trainer.default_root_dir)
 
     @property
-    def directions(self) -> Float[Tensor, "K P"]:
-        """U as dense rows: K P numbers."""
-        return self.U.detach() if self.coordinates is None else self.coordinates.dense(self.U.detach())
+    def directions(self) -> Rows:
+        """U ``[K, P]``; written out row by row where factors hold more directions than dense rows could."""
+        return self.U.detach() if self.coordinates is None else self.coordinates.directions(self.U.detach())
 
     @property
     def coordinates(self) -> FactoredSpace | None:
@@ -333,22 +343,22 @@ class SparseEigendecomposition(LightningModule):
         samples = self.trainer.datamodule.train_set  # type: ignore[attr-defined]
         size = min(self.trainer.datamodule.batch_size, len(samples))  # type: ignore[attr-defined]
         inputs = samples.batch(0, torch.arange(size)).inputs.to(self.device)
+        traces = self.normalization or TraceNormalization()
+        own_probes = self.factors is not None and self.target.space.size * traces.probes > DENSE_PROBES_UP_TO
         self.linearizer = Linearizer.prepare(
             self.target,
             self.divergence,
             inputs,
             self.method,
             self.readout == "on",
-            self.normalization or TraceNormalization(),
+            replace(traces, probes=1, exact_up_to=0) if own_probes else traces,
             self.chunk,
             self.n_directions,
             derive_seed(run_seed(), "probes"),
         )
         if self.factors is not None:
-            seed = derive_seed(run_seed(), "probes")
-            self.factored = FactoredLinearizer.prepare(
-                self.linearizer, self.factors.rank, inputs, self.factors.probes, seed
-            )
+            seed, probes = derive_seed(run_seed(), "probes"), self.factors.probes if own_probes else 0
+            self.factored = FactoredLinearizer.prepare(self.linearizer, self.factors.rank, inputs, probes, seed)
         if self.target.check:
             check_curvature(self.target, self.linearizer, inputs)
 

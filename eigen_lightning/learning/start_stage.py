@@ -11,7 +11,7 @@ from eigen_lightning.curvature import LinearizedBatch, Scale, TraceNormalization
 from eigen_lightning.data.stream import Batch
 from eigen_lightning.directions import Start, polar
 from eigen_lightning.directions.dense import random_rows, with_canonical_sign
-from eigen_lightning.directions.factored_ascent import choose_factored
+from eigen_lightning.directions.factored_ascent import CHOICE, choose_factored
 from eigen_lightning.directions.start import choose, climb, cover
 from eigen_lightning.learning.checkpoint_state import Learned
 from eigen_lightning.run.collectives import gathered
@@ -26,14 +26,20 @@ log = logging.getLogger(__name__)
 class Samples:
     """The first training samples, this rank's share, linearized once where that fits and once a pass otherwise."""
 
-    def __init__(self, module: "SparseEigendecomposition") -> None:
+    def __init__(self, module: "SparseEigendecomposition", scale: Scale | None = None, times: int = 1) -> None:
+        """
+        Args:
+            module: with its Trainer.
+            scale: of the losses, where it is known.
+            times: how many times the samples of the start to take, where there are so many.
+        """
         self.module = module
-        self.scale: Scale | None = None
-        self.batches = list(self._first(module.start_settings or Start()))
+        self.scale = scale
+        self.batches = list(self._first((module.start_settings or Start()).samples * times))
         self._resident: dict[int, LinearizedBatch] = {}
         self._traces: dict[int, Tensor] = {}
 
-    def _first(self, start: Start) -> Iterator[Batch]:
+    def _first(self, wanted: int) -> Iterator[Batch]:
         trainer = self.module.trainer
         loader, count = trainer.train_dataloader, 0
         # Not by iterating the loader: one with workers has a single iterator, and training would miss these batches.
@@ -41,7 +47,7 @@ class Samples:
             batch = trainer.strategy.batch_to_device(loader.dataset[key], self.module.device)
             yield batch
             count += len(batch.inputs) * trainer.world_size
-            if count >= start.samples:
+            if count >= wanted:
                 return
 
     def _linearized(self, number: int) -> LinearizedBatch:
@@ -73,9 +79,7 @@ class Samples:
 
     def linearize(self, inputs: Tensor) -> LinearizedBatch:
         """See :class:`eigen_lightning.directions.start.StartSamples`."""
-        linearizer = self.module.factored or self.module.linearizer
-        assert linearizer is not None
-        return linearizer(inputs).scaled_by(self.scale)
+        return self.module.linearize_inputs(inputs).scaled_by(self.scale)
 
 
 def start(module: "SparseEigendecomposition", samples: Samples, settings: Start, scale: Scale | None) -> Learned:
@@ -83,7 +87,8 @@ def start(module: "SparseEigendecomposition", samples: Samples, settings: Start,
     wanted = None if module.wanted_directions == "auto" else module.wanted_directions
     size, like = module.target.space.size, module.U.detach()
     if module.coordinates is not None:
-        choice = choose_factored(module.coordinates, samples, wanted, like, settings, module.exponent, run_seed())
+        more = Samples(module, scale, CHOICE)
+        choice = choose_factored(module.coordinates, samples, more, wanted, like, settings, module.exponent, run_seed())
         module.U.data = choice.rows
         return Learned(scale, "coverage", module.exponent, choice.gains, choice.sharing)
     if module.objective_name == "steepness":

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 
 from eigen_lightning.run.errors import UserError
+from eigen_lightning.run.factored_rows import dense, isometric
 from eigen_lightning.run.folder import RunFolder, write_atomically
 
 DRAWS = 20
@@ -111,7 +112,8 @@ def write_comparison(run_a: RunFolder, run_b: RunFolder, path: Path) -> Comparis
             f"expected two runs over the same parameters, got {', '.join(shapes_a)} ({a.shape[1]} numbers) and "
             f"{', '.join(shapes_b)} ({b.shape[1]} numbers): compare runs of the same target"
         )
-    found = compare(a.double().numpy(), b.double().numpy())
+    rows_a, rows_b = (dense(each, "a comparison").double().numpy() for each in (a, b))
+    found = compare(rows_a, rows_b)
     same_target = _fingerprint(run_a) == _fingerprint(run_b)
     page = render(
         "compare.html",
@@ -131,7 +133,7 @@ def _fingerprint(run: RunFolder) -> str | None:
 def _side(run: RunFolder, letter: str) -> dict[str, Any]:
     from eigen_lightning.report.cards import gather
 
-    directions = run.read_directions()[0].double().numpy()
+    directions = isometric(run.read_directions()[0]).double().numpy()
     lines = run.read_top_examples() if run.top_examples.exists() else []
     short = [{"direction": line["direction"], "examples": line["examples"][:SHOWN_EXAMPLES]} for line in lines]
     details = run.read_lines(run.cards) if run.cards.exists() else []

@@ -1,5 +1,6 @@
 """Where each direction lies in the network: its share of squared norm by parameter and head, as a heat map."""
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -7,6 +8,7 @@ from jaxtyping import Float
 from markupsafe import Markup
 
 from eigen_lightning.report.text import level
+from eigen_lightning.run.factored_rows import Rows
 
 MOST_ROWS = 96
 """Directions drawn: the first ones."""
@@ -18,14 +20,14 @@ CELL, LEFT, TOP = 12, 30, 150
 
 
 def share_map(
-    directions: Float[np.ndarray, "K P"],
+    directions: Rows,
     shapes: Mapping[str, tuple[int, ...]],
     heads: Mapping[str, tuple[int, int]] | None = None,
 ) -> Markup:
     """A row a direction, a column a parameter, or one head of it, in the network's order; hover tells the share.
 
     Args:
-        directions: U.
+        directions: U ``[K, P]``.
         shapes: shape of each parameter by name, in the order of P.
         heads: for parameters that attention heads share, how many there are and along which axis.
 
@@ -35,7 +37,9 @@ def share_map(
     apart = heads or {}
     if len(shapes) + sum(count - 1 for count, _ in apart.values()) > MOST_COLUMNS:
         apart = {}
-    names, shares = shares_by_place(directions[:MOST_ROWS], shapes, apart)
+    drawn = itertools.islice((row[None].double().numpy() for row in directions), MOST_ROWS)
+    by_row = [shares_by_place(row, shapes, apart) for row in drawn]
+    names, shares = by_row[0][0], np.concatenate([share for _, share in by_row])
     if len(names) < 2:
         return Markup("")
     parts = [

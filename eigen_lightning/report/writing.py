@@ -19,6 +19,7 @@ from eigen_lightning.report.ordering import clustered
 from eigen_lightning.report.share_map import share_map
 from eigen_lightning.report.verdict import verdict
 from eigen_lightning.run.errors import UserError
+from eigen_lightning.run.factored_rows import Rows, isometric
 from eigen_lightning.run.folder import RunFolder, write_atomically
 from eigen_lightning.run.shared_folder import public_name
 
@@ -101,7 +102,7 @@ def contents(run: RunFolder) -> dict[str, Any]:
         run.read_top_examples() if run.top_examples.exists() else nothing,
         run.read_lines(run.cards) if run.cards.exists() else [],
         interventions,
-        directions.double().numpy(),
+        isometric(directions).double().numpy(),
         None if interference is None else interference.diagonal(),
         coactivity,
         _geometry(run, directions, shapes),
@@ -128,7 +129,7 @@ def contents(run: RunFolder) -> dict[str, Any]:
             [card.selectivity for card in cards],
             [card.label.get("text") or card.leader or "not named" for card in cards],
         ),
-        "shares": share_map(directions.double().numpy(), shapes, manifest.get("heads")),
+        "shares": share_map(directions, shapes, manifest.get("heads")),
         "config": run.config.read_text(encoding="utf-8") if run.config.exists() else "",
         **_matrix(interference, coactivity),
     }
@@ -271,12 +272,12 @@ def _matrix(interference: Any, coactivity: Any) -> dict[str, Any]:
     }
 
 
-def _geometry(run: RunFolder, directions: Any, shapes: dict[str, tuple[int, ...]]) -> list[Markup] | None:
+def _geometry(run: RunFolder, directions: Rows, shapes: dict[str, tuple[int, ...]]) -> list[Markup] | None:
     if not run.target.exists() or "W" not in shapes:
         return None
     W = run.read_target()[0]["W"].double().numpy()
     sizes = [int(np.prod(shape)) for shape in shapes.values()]
-    part = directions.split(sizes, dim=1)[list(shapes).index("W")]
+    part = directions[:].split(sizes, dim=1)[list(shapes).index("W")]
     moved = part.reshape(-1, *shapes["W"]).double().numpy()
     if W.shape[0] < 2:
         return None

@@ -16,6 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from eigen_lightning.run.factored_rows import FactoredRows, Part, Rows
+
 NOT_OFFERED = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 """What file systems answer that do not flush folders."""
 
@@ -189,26 +191,42 @@ class RunFolder:
 
     def write_directions(
         self,
-        directions: Float[Tensor, "K P"],
+        directions: Rows,
         shapes: Mapping[str, Sequence[int]],
         factors: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Keep U, rows in unit norm, with the parameters' names and shapes in the order of P, and factors by name."""
+        """Keep U, rows in unit norm, with the parameters' names and shapes in the order of P.
+
+        Args:
+            directions: U; kept where it is dense.
+            shapes: of the parameters.
+            factors: what :meth:`read_factors` gives back, of a run that holds directions as factors.
+        """
         metadata = {
             "parameters": json.dumps(list(shapes)),
             "shapes": json.dumps([list(shape) for shape in shapes.values()]),
         }
-        write_atomically(self.directions, tensor_file({"U": directions, **(factors or {})}, metadata))
+        tensors = dict(factors or {}) | ({"U": directions} if isinstance(directions, Tensor) else {})
+        write_atomically(self.directions, tensor_file(tensors, metadata))
 
-    def read_directions(self) -> tuple[Float[Tensor, "K P"], dict[str, tuple[int, ...]]]:
+    def read_directions(self) -> tuple[Rows, dict[str, tuple[int, ...]]]:
         """U, and the parameters' shapes by name in the order of P."""
         with safe_open(self.directions, framework="pt") as file:
-            metadata = file.metadata()
-            shapes = map(tuple, json.loads(metadata["shapes"]))
-            return file.get_tensor("U"), dict(zip(json.loads(metadata["parameters"]), shapes, strict=True))
+            metadata, names = file.metadata(), file.keys()
+            of_parameters = map(tuple, json.loads(metadata["shapes"]))
+            shapes = dict(zip(json.loads(metadata["parameters"]), of_parameters, strict=True))
+            if "U" in names:
+                return file.get_tensor("U"), shapes
+        factors = self.read_factors()
+        parts: dict[str, Part] = {
+            name: factors[name] if name in factors else (factors[f"{name}/writes"], factors[f"{name}/reads"])
+            for name in shapes
+        }
+        return FactoredRows(parts), shapes
 
     def read_factors(self) -> dict[str, Tensor]:
-        """Tensors beside U: ``NAME/writes [K, m, r]`` and ``NAME/reads [K, n, r]`` of matrices held as factors."""
+        """Tensors beside U: ``NAME/writes [K, m, r]`` and ``NAME/reads [K, n, r]`` of matrices held as factors, and
+        ``NAME [K, size]`` of vectors."""
         with safe_open(self.directions, framework="pt") as file:
             return {name: file.get_tensor(name) for name in sorted(file.keys()) if name != "U"}
 

@@ -28,6 +28,7 @@ from rich.table import Table
 from eigen_lightning.curvature import KL, Chunk, Linearizer, TraceNormalization
 from eigen_lightning.curvature.factored_products import FactoredLinearizer
 from eigen_lightning.directions import Coverage
+from eigen_lightning.directions.factored_ascent import free_step
 from eigen_lightning.run.folder import RunFolder
 from eigen_lightning.targets import Transformer
 
@@ -63,7 +64,7 @@ def step(model: Path, count: int, windows: int, length: int, rows: int, device: 
     for number in range(2):
         begun = time.perf_counter()
         gradient = factored(inputs).value_and_gradient(u, Coverage(2.0))[1]
-        u = space.step(u, gradient, 0 if number == 0 else 1)
+        u = free_step(space, u, gradient, 0 if number == 0 else 1)
         if device != "cpu":
             torch.cuda.synchronize()
         taken = time.perf_counter() - begun

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from eigen_lightning.curvature import KL, MSE, Linearizer
-from eigen_lightning.curvature.factored import FactoredSpace
+from eigen_lightning.curvature.factored import FactoredSpace, Side
 from eigen_lightning.curvature.factored_products import FactoredLinearizer
 from eigen_lightning.curvature.parameters import ParameterSpace
-from eigen_lightning.directions import Coverage, Steepness
+from eigen_lightning.directions import Coverage, Steepness, polar
+from eigen_lightning.directions.factored_ascent import free_step, repelled_step
 from eigen_lightning.run.errors import UserError
 from eigen_lightning.targets import Transformer
 from tests.networks import PLAIN, TMS, SmallNetwork, transformer_network
@@ -140,6 +141,13 @@ def test_the_trace_is_estimated_without_bias() -> None:
     torch.testing.assert_close(estimate, exact, rtol=0.06, atol=0)
 
 
+def test_the_trace_is_that_of_dense_directions_where_those_fit() -> None:
+    network, divergence, inputs = SYSTEMS["transformer"]()
+    dense = Linearizer.prepare(network, divergence, inputs, traces=PLAIN, seed=1)
+    factored = FactoredLinearizer.prepare(dense, 1, inputs, seed=2)
+    torch.testing.assert_close(factored(inputs).trace, dense(inputs).trace)
+
+
 @pytest.mark.parametrize("architecture", ["gpt2", "gpt_neo", "llama"])
 def test_all_matrices_of_a_language_model(architecture: str, tmp_path: object) -> None:
     folder = save_tiny_model(tmp_path / "model", architecture)  # type: ignore[operator]
@@ -169,7 +177,80 @@ def test_a_matrix_used_in_another_way_is_refused_by_name() -> None:
         FactoredLinearizer.prepare(dense, 1, inputs)
 
 
+def test_products_are_traced_where_the_graph_is_static_and_hold_for_batches_of_other_sizes() -> None:
+    network, divergence, inputs = SYSTEMS["transformer"]()
+    network.static_graph = True
+    dense = Linearizer.prepare(network, divergence, inputs, traces=PLAIN, n_directions=4)
+    factored = FactoredLinearizer.prepare(dense, 2, inputs)
+    assert factored.traced is not None
+    assert factored.traced.shape == inputs.shape
+    space = factored.coordinates
+    rows = torch.randn(7, space.size, dtype=torch.float64).requires_grad_()
+    whole = space.dense(rows)
+    for batch in (inputs.roll(1, 0), inputs[:2], torch.cat([inputs, inputs])):
+        d, gradient = dense(batch).value_and_gradient(whole, Steepness(2.0))
+        got, by_factors = factored(batch).value_and_gradient(rows, Steepness(2.0))
+        torch.testing.assert_close(got, d, rtol=1e-10, atol=1e-12)
+        expected = torch.autograd.grad(whole, rows, gradient, retain_graph=True)[0]
+        torch.testing.assert_close(by_factors, expected, rtol=1e-9, atol=1e-11)
+
+
 # -------------------------------------------------------------------------------------------------------- steps
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("rank", [1, 2, 9])
+def test_mixed_rows_are_sums_of_dense_rows_projected_on_the_held_factor(rank: int, side: Side) -> None:
+    space, rows = coordinates(rank, 4)
+    rows, weights = space.orthonormal(rows, 1 - side), torch.randn(4, 4, dtype=torch.float64)  # type: ignore[arg-type]
+    sums = space.space.unflatten(weights @ space.dense(rows))
+    held = space.split(rows)
+    for name, part in space.space.unflatten(space.dense(space.mixed(weights, rows, side))).items():
+        expected = sums[name]
+        if isinstance(held[name], tuple):
+            basis = held[name][1 - side]
+            on_basis = basis @ basis.mT
+            expected = expected @ on_basis if side == 0 else on_basis @ expected
+        torch.testing.assert_close(part, expected)
+
+
+def test_at_full_rank_a_step_of_rows_that_repel_is_the_dense_polar_step() -> None:
+    network, divergence, inputs = SmallNetwork(TMS(), ("weight",)), MSE(), torch.rand(6, 5, dtype=torch.float64)
+    dense = Linearizer.prepare(network, divergence, inputs, traces=PLAIN)
+    factored = FactoredLinearizer.prepare(dense, 2, inputs)
+    space = factored.coordinates
+    rows = space.orthonormal(space.random(3, 0, "start"), 0)
+    gradient = factored(inputs).value_and_gradient(rows, Steepness(2.0))[1]
+    of_dense = dense(inputs).value_and_gradient(space.dense(rows), Steepness(2.0))[1]
+    torch.testing.assert_close(space.dense(repelled_step(space, rows, gradient, 1)), polar(of_dense))
+
+
+def test_rows_that_repel_end_at_more_features_than_free_ones() -> None:
+    """Of equal starts, where one of five features is steeper than all others: a column of W each."""
+    inputs = torch.eye(5, dtype=torch.float64) * torch.tensor([5.0, 1, 1, 1, 1], dtype=torch.float64)[:, None]
+    network = SmallNetwork(nn.Linear(5, 2, bias=False, dtype=torch.float64), ("weight",))
+    factored = FactoredLinearizer.prepare(Linearizer.prepare(network, MSE(), inputs, traces=PLAIN), 1, inputs)
+    space, batch = factored.coordinates, factored(inputs)
+    features = {}
+    for step_of in (free_step, repelled_step):
+        rows = space.random(8, 0, "start")
+        for step in range(30):
+            gradient = batch.value_and_gradient(rows, Steepness(3.0))[1]
+            rows = step_of(space, rows, gradient, step % 2)  # type: ignore[arg-type]
+        torch.testing.assert_close(space.norm(rows), torch.ones(8, dtype=torch.float64))
+        features[step_of] = len(set(batch.d2D(rows).argmax(1).tolist()))
+    assert features[free_step] <= 2
+    assert features[repelled_step] >= 4
+
+
+def test_a_row_without_a_gradient_stays_among_rows_that_repel() -> None:
+    space, rows = coordinates(1, 3)
+    rows = space.settled(rows, rows, 1)
+    gradient = torch.randn_like(rows)
+    gradient[1] = 0
+    stepped = repelled_step(space, rows, gradient, 0)
+    torch.testing.assert_close(space.dense(stepped[1:2]), space.dense(rows[1:2]))
+    assert stepped.isfinite().all()
 
 
 def test_steps_of_alternating_sides_never_lower_a_convex_objective_and_a_dead_row_stays() -> None:
@@ -185,7 +266,7 @@ def test_steps_of_alternating_sides_never_lower_a_convex_objective_and_a_dead_ro
         values.append(float(objective.value(d)))
         gradient[3] = 0
         before = rows
-        rows = space.step(rows, gradient, step % 2)  # type: ignore[arg-type]
+        rows = free_step(space, rows, gradient, step % 2)  # type: ignore[arg-type]
         torch.testing.assert_close(space.norm(rows), torch.ones(4, dtype=torch.float64))
         torch.testing.assert_close(space.dense(rows[3:]), space.dense(before[3:]))
     assert all(later >= earlier * (1 - 1e-9) for earlier, later in itertools.pairwise(values))
@@ -200,6 +281,6 @@ def test_at_full_rank_a_step_of_free_rows_is_the_dense_step() -> None:
     space = factored.coordinates
     rows = space.orthonormal(space.random(3, 0, "start"), 0)
     gradient = factored(inputs).value_and_gradient(rows, Steepness(2.0))[1]
-    stepped = space.dense(space.step(rows, gradient, 1))
+    stepped = space.dense(free_step(space, rows, gradient, 1))
     of_dense = dense(inputs).value_and_gradient(space.dense(rows), Steepness(2.0))[1]
     torch.testing.assert_close(stepped, nn.functional.normalize(of_dense, dim=1))

@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import torch
 
 from eigen_lightning.report.share_map import MOST_COLUMNS, MOST_ROWS, share_map, shares_by_place
 from eigen_lightning.report.writing import write_report
@@ -16,13 +17,13 @@ def test_shares_are_those_of_squared_norm() -> None:
     names, shares = shares_by_place(U, SHAPES, {})
     assert names == list(SHAPES)
     np.testing.assert_allclose(shares, [[1, 0], [0.36, 0.64], [0, 0]])
-    drawn = share_map(U, SHAPES)
+    drawn = share_map(torch.from_numpy(U), SHAPES)
     assert re.findall(r"direction 1: (\d+)% in ([^<]+)<", drawn) == [("36", "W"), ("64", "&lt;b&gt;")]
 
 
 def test_one_parameter_needs_no_map_and_many_directions_are_cut() -> None:
-    assert share_map(np.ones((3, 4)), {"W": (2, 2)}) == ""
-    assert share_map(np.ones((MOST_ROWS + 5, 6)), SHAPES).count("<rect") == 2 * MOST_ROWS
+    assert share_map(torch.ones((3, 4)), {"W": (2, 2)}) == ""
+    assert share_map(torch.ones((MOST_ROWS + 5, 6)), SHAPES).count("<rect") == 2 * MOST_ROWS
 
 
 def test_heads_are_places_of_their_own_along_their_axis() -> None:
@@ -35,12 +36,11 @@ def test_heads_are_places_of_their_own_along_their_axis() -> None:
     # The second column of W_O.
     U[0, 9::2] = 1
     np.testing.assert_allclose(shares_by_place(U, {"W_Q": (2, 4), "W_O": (4, 2)}, {"W_O": (2, -1)})[1], [[0, 0, 1]])
-    alone = share_map(np.ones((2, 8)), {"W_Q": (2, 4)}, {"W_Q": (2, 0)})
+    alone = share_map(torch.ones((2, 8)), {"W_Q": (2, 4)}, {"W_Q": (2, 0)})
     assert "50% in W_Q head 1" in alone
     many = {"W_Q": (MOST_COLUMNS + 1, 1), "b": (1,)}
-    assert (
-        "head" not in share_map(np.ones((2, MOST_COLUMNS + 2)), many, {"W_Q": (MOST_COLUMNS + 1, 0)}).split(">", 1)[1]
-    )
+    together = share_map(torch.ones((2, MOST_COLUMNS + 2)), many, {"W_Q": (MOST_COLUMNS + 1, 0)})
+    assert "head" not in together.split(">", 1)[1]
 
 
 def test_it_stands_in_the_report(tmp_path) -> None:

@@ -29,11 +29,10 @@ class Cards(EvaluationCallback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         run = run_folder_of(trainer)
-        directions = pl_module.directions
         if trainer.is_global_zero and run.top_examples.exists() and hasattr(self, "_counts"):
             samples = trainer.datamodule.evaluation_sets["heldout"]  # type: ignore[attr-defined]
             lines = run.read_top_examples()
-            cards = direction_cards(pl_module.linearizer, samples, directions, lines, self._counts)  # type: ignore[arg-type]
+            cards = direction_cards(pl_module.linearize_inputs, samples, pl_module.U.detach(), lines, self._counts)  # type: ignore[arg-type]
             run.write_lines(run.cards, [card.to_json() for card in cards])
 
 

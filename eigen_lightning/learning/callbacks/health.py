@@ -14,6 +14,7 @@ from eigen_lightning.analysis.health import Health as Found
 from eigen_lightning.analysis.health import LeadMetric, Leads, first_non_finite, health
 from eigen_lightning.learning.callbacks.evaluation import EvaluationCallback
 from eigen_lightning.run.errors import UserError
+from eigen_lightning.run.factored_rows import isometric
 from eigen_lightning.run.seeding import derive_seed, run_seed
 
 log = logging.getLogger(__name__)
@@ -60,8 +61,7 @@ class Health(EvaluationCallback):
 
     def finish(self, trainer: Trainer, module: LightningModule, results: dict[str, Any]) -> None:
         leads: Leads = results["heldout"]
-        directions = module.directions
-        found = health(directions, leads.count)
+        found = health(isometric(module.directions), leads.count)
         self._steepness = leads.steepness
         module.log_dict(
             {f"unhealthy/{kind}": float(count) for kind, count in found.counts().items()}, rank_zero_only=True

@@ -14,6 +14,7 @@ from eigen_lightning.learning.callbacks.evaluation import (
     takes_pictures,
 )
 from eigen_lightning.report.heat_map import heat_map
+from eigen_lightning.run.factored_rows import isometric
 
 TITLE = r"mean of $d_k\,d_l\,\cos^2$ over held-out samples, 1 for $k = l$"
 
@@ -37,7 +38,7 @@ class Interference(EvaluationCallback):
 
     def finish(self, trainer: Trainer, module: LightningModule, results: dict[str, Any]) -> None:
         statistics: CurvatureStatistics = results["heldout"]
-        directions = module.directions
+        directions = isometric(module.directions)
         steepness, interference = statistics.steepness, statistics.interference(directions)
         scalars = {
             "heldout/steepness": steepness,

@@ -20,8 +20,11 @@ from eigen_lightning.learning.callbacks.evaluation import run_folder_of
 from eigen_lightning.learning.callbacks.tensorboard import add_scorecard
 from eigen_lightning.learning.module import SparseEigendecomposition
 from eigen_lightning.run.errors import UserError
+from eigen_lightning.run.factored_rows import check_dense, dense
 from eigen_lightning.run.seeding import derive_seed, run_seed
 from eigen_lightning.targets import Target
+
+PURPOSE = "the callback Scorecard"
 
 
 class Scorecard(Callback):
@@ -63,8 +66,10 @@ class Scorecard(Callback):
         self._random_target: Target | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, SparseEigendecomposition)
+        if pl_module.coordinates is not None:
+            check_dense(pl_module.n_directions, pl_module.target.space.size, PURPOSE)
         if self.random_network and self._random_target is None:
-            assert isinstance(pl_module, SparseEigendecomposition)
             # Here and not when all else is done: of some networks none can be made, of others none once they have run.
             self._random_target = pl_module.target.randomized(derive_seed(run_seed(), "random network"))
 
@@ -84,7 +89,7 @@ class Scorecard(Callback):
     def write(self, trainer: Trainer, module: LightningModule) -> None:
         """Judge now; called on every rank, written by the first."""
         assert isinstance(module, SparseEigendecomposition)
-        card = self.judge(trainer, module, module.directions)
+        card = self.judge(trainer, module, dense(module.directions, PURPOSE))
         if not trainer.is_global_zero:
             return
         run = run_folder_of(trainer)

@@ -35,9 +35,9 @@ class TensorBoard(Callback):
     """Shows a toy model's hidden space after each epoch and, when training ends, the settings with their results."""
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        target, directions = pl_module.target, pl_module.directions
+        target = pl_module.target
         if trainer.is_global_zero and isinstance(target, TMSTarget) and "W" in target.space.names:
-            W, moved = target.weights["W"], target.space.unflatten(directions.detach())["W"]
+            W, moved = target.weights["W"], target.space.unflatten(pl_module.directions)["W"]
             show_picture(trainer, "hidden_space", hidden_space(W.detach().cpu(), moved.cpu()))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -39,13 +39,13 @@ class WholeModel(Callback):
 def _write_vocabulary(run: RunFolder, module: Any) -> None:
     from eigen_lightning.targets.vocabulary import VocabularyReader
 
-    target, rows = module.target, module.directions[:MOST_READ]
+    target, directions = module.target, module.directions
     reader, decode = VocabularyReader(target), target.tokenizer.decode
     controls: dict[tuple[str, str, int], float] = {}
     lines = []
-    with Waiting("Reading directions through the vocabulary", len(rows)) as waiting:
-        for k, row in enumerate(rows):
-            parts = target.space.unflatten(row)
+    with Waiting("Reading directions through the vocabulary", min(len(directions), MOST_READ)) as waiting:
+        for k in range(min(len(directions), MOST_READ)):
+            parts = target.space.unflatten(directions[k])
             found = vocabulary_of(reader, parts, lambda t: decode([t]), target.heads(), controls=controls)
             lines.append({"direction": k, "readings": to_json(found)})
             waiting.reach(k + 1)
@@ -61,8 +61,8 @@ def _write_circuit(run: RunFolder, module: Any, samples: Any) -> None:
     [(identity, _)] = leading.most_common(1)
     batch = samples.batch(0, torch.tensor([samples.locate(identity)[1]]))
     batch = type(batch)(batch.inputs[:, :TOKENS].to(module.device), batch.sample_id)
-    U = module.directions
-    random = random_rows(RANDOM, U.shape[1], run_seed(), "circuit control").to(U)
+    U, space, purpose = module.U.detach(), module.coordinates, "circuit control"
+    drawn = space.random(RANDOM, run_seed(), purpose) if space else random_rows(RANDOM, U.shape[1], run_seed(), purpose)
     tokens = samples.tokens(identity)[:TOKENS]
-    found = circuit(module.linearizer(batch.inputs), U, random, tokens, PER_TOKEN)
+    found = circuit(module.linearize_inputs(batch.inputs), U, drawn.to(U), tokens, PER_TOKEN)
     run.write_json(run.circuit, found.to_json())
