@@ -3,13 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 import eigen_lightning as el
-from eigen_lightning.curvature import TraceNormalization
+from eigen_lightning.curvature import TraceNormalization, factored
 from eigen_lightning.directions import Start
 from eigen_lightning.directions.factored_ascent import Factored
+from eigen_lightning.run import factored_rows
 from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.folder import RunFolder
 from tests.kinds import Kinds
@@ -28,11 +31,11 @@ RECIPE: dict[str, Any] = {
 def test_at_full_rank_factors_find_what_dense_rows_find(tmp_path: Path) -> None:
     """W is 2 x 5: at rank 2 nothing is left out, so that both learn the same five features."""
     dense = fit(tmp_path / "dense", samples=1024, **RECIPE)
-    factored = fit(tmp_path / "factored", directions_held=Factored(rank=2, probes=64), samples=1024, **RECIPE)
-    cosine = (dense.directions.double() @ factored.directions.double().T).abs()
+    held = fit(tmp_path / "factored", directions_held=Factored(rank=2, probes=64), samples=1024, **RECIPE)
+    cosine = (dense.directions.double() @ held.directions.double().T).abs()
     assert cosine.amax(1).min() > 0.99
     assert sorted(cosine.argmax(1).tolist()) == list(range(5))
-    torch.testing.assert_close(factored.directions.norm(dim=1), torch.ones(5))
+    torch.testing.assert_close(held.directions.norm(dim=1), torch.ones(5))
 
 
 @pytest.mark.parametrize(
@@ -76,6 +79,50 @@ def test_a_whole_model_ends_in_a_folder_that_reads_and_writes(whole: RunFolder) 
     torch.testing.assert_close(run.U.norm(dim=1), torch.ones(3))
     assert run.scorecard["learned"]["normalized_steepness"] > run.scorecard["random"]["normalized_steepness"]
     assert whole.report.exists()
+
+
+@pytest.fixture
+def no_dense_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if K P numbers were too many from the first; forked processes inherit it."""
+    for module in (factored, factored_rows):
+        monkeypatch.setattr(module, "DENSE_UP_TO", 100)
+
+
+def test_where_dense_rows_are_too_many_a_run_ends_in_factors_and_is_asked_further(
+    whole: RunFolder, kinds: Kinds, no_dense_rows: None, tmp_path: Path
+) -> None:
+    bare = config(kinds)
+    bare["trainer"]["callbacks"] = [{"class_path": name} for name in ("Interference", "TopExamples", "Health")]
+    folder = kinds.fresh("factored-without-dense-rows")
+    CommandProcess(runs.arguments(bare, folder), folder.with_suffix(".log")).succeed()
+    run, same = el.load(folder), el.load(whole.path)
+    with safe_open(run.folder.directions, framework="pt") as file:
+        assert "U" not in file.keys()  # noqa: SIM118 - no mapping
+    assert isinstance(run.rows, factored_rows.FactoredRows)
+    with pytest.raises(UserError, match="numbers in U for run"):
+        _ = run.U
+    # The same run, but for what is written.
+    torch.testing.assert_close(run.rows[:], same.U, rtol=1e-5, atol=1e-7)
+    inputs = torch.randint(61, (3, 7))
+    torch.testing.assert_close(run.d2D(inputs), same.d2D(inputs), rtol=1e-4, atol=1e-9)
+    assert run.structure(1).by_parameter.keys() == same.structure(1).by_parameter.keys()
+    assert run.vocabulary(1)[0] == same.vocabulary(1)[0]
+    assert run.edit(1, 0.1).save_pretrained(tmp_path / "edited").exists()
+    for name in ("report", "vocabulary", "circuit", "interventions", "cards", "interference"):
+        assert getattr(run.folder, name).exists(), name
+    assert len(el.load(run.save_pretrained(tmp_path / "shared"), model=kinds.folder / "model")) == 3
+    page = run.folder.report.read_text(encoding="utf-8")
+    assert "Where the directions lie" in page
+    matrices = [np.load(each.interference) for each in (run.folder, whole)]
+    np.testing.assert_allclose(*matrices, rtol=1e-4, atol=1e-9)
+
+
+def test_a_scorecard_of_too_many_dense_rows_is_refused_before_anything_is_learned(
+    kinds: Kinds, no_dense_rows: None, tmp_path: Path
+) -> None:
+    process = CommandProcess(runs.arguments(config(kinds), tmp_path / "run"), tmp_path / "log")
+    assert process.wait() == [2]
+    assert "numbers in U for the callback Scorecard" in " ".join(process.log.read_text().split())
 
 
 @pytest.mark.slow
