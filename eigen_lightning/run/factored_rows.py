@@ -10,7 +10,10 @@ from torch import Tensor
 from eigen_lightning.run.errors import UserError
 
 DENSE_UP_TO = 2**28
-"""Numbers K P up to which U is written out whole: 1 GiB."""
+"""Numbers K P up to which U is held and kept dense: 1 GiB."""
+
+ASKED_UP_TO = 2**30
+"""Numbers K P up to which U is written out whole for what asks for it: 4 GiB."""
 
 ROWS_OF = 2**24
 """Numbers in the rows that :func:`blocks` writes out at a time."""
@@ -123,10 +126,10 @@ def check_dense(count: int, size: int, purpose: str) -> None:
         purpose: what needs them.
 
     Raises:
-        UserError: where K P is above :data:`DENSE_UP_TO`.
+        UserError: where K P is above :data:`ASKED_UP_TO`.
     """
-    if count * size > DENSE_UP_TO:
+    if count * size > ASKED_UP_TO:
         raise UserError(
-            f"expected at most {DENSE_UP_TO:,} numbers in U for {purpose}, which needs dense rows, got {count:,} "
+            f"expected at most {ASKED_UP_TO:,} numbers in U for {purpose}, which needs dense rows, got {count:,} "
             f"directions of {size:,}: leave it out, or decompose fewer parameters or directions"
         )

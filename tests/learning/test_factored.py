@@ -84,8 +84,8 @@ def test_a_whole_model_ends_in_a_folder_that_reads_and_writes(whole: RunFolder) 
 @pytest.fixture
 def no_dense_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if K P numbers were too many from the first; forked processes inherit it."""
-    for module in (factored, factored_rows):
-        monkeypatch.setattr(module, "DENSE_UP_TO", 100)
+    monkeypatch.setattr(factored, "DENSE_UP_TO", 100)
+    monkeypatch.setattr(factored_rows, "ASKED_UP_TO", 100)
 
 
 def test_where_dense_rows_are_too_many_a_run_ends_in_factors_and_is_asked_further(

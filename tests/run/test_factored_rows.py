@@ -52,7 +52,7 @@ def test_isometric_rows_have_the_inner_products_of_the_directions() -> None:
 def test_what_needs_too_many_dense_rows_is_refused_with_both_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     U, expected = rows()
     torch.testing.assert_close(dense(U, "a test"), expected)
-    monkeypatch.setattr(factored_rows, "DENSE_UP_TO", 100)
+    monkeypatch.setattr(factored_rows, "ASKED_UP_TO", 100)
     with pytest.raises(UserError, match=r"at most 100 numbers in U for a test, .* got 7 directions of 35"):
         dense(U, "a test")
     check_dense(2, 35, "a test")
