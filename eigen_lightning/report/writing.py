@@ -28,6 +28,7 @@ CLEAR_GAP = 1.4
 
 SHOWN_IN_MATRIX = 96
 SHOWN_PAIRS = 8
+SHOWN_PARAMETERS = 6
 
 SCORES = {
     "mcc": "MCC with the truth",
@@ -181,7 +182,10 @@ def _hash(source: str) -> str:
 
 def _what(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     target = manifest.get("target", {})
-    shapes = ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in manifest.get("parameters", {}).items())
+    each = [f"{name} {'×'.join(map(str, shape))}" for name, shape in manifest.get("parameters", {}).items()]
+    shapes = ", ".join(each[:SHOWN_PARAMETERS])
+    if len(each) > SHOWN_PARAMETERS:
+        shapes += f" and {len(each) - SHOWN_PARAMETERS} more to {each[-1]}"
     epochs, seconds = manifest.get("epochs", 0), text.number(manifest.get("seconds"))
     facts = [
         ("network", public_name(str(target.get("name") or target.get("class", "")))),

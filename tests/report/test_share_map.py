@@ -49,3 +49,12 @@ def test_it_stands_in_the_report(tmp_path) -> None:
     assert "Where the directions lie" not in write_report(make_run(tmp_path / "one", "text")).read_text(
         encoding="utf-8"
     )
+
+
+def test_many_parameters_are_named_by_the_first_and_the_last(tmp_path) -> None:
+    run = make_run(tmp_path, "tms")
+    manifest = run.read_json(run.manifest)
+    run.write_json(run.manifest, {**manifest, "parameters": {f"blocks.{k}.W": [2, 3] for k in range(9)}})
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "blocks.5.W 2×3 and 3 more to blocks.8.W 2×3" in page
+    assert "blocks.6.W" not in page
