@@ -21,7 +21,6 @@ SURPLUS = 2
 CHOICE = 4
 """Samples that directions are chosen on, times those that they climb on and are fitted to."""
 
-
 GRAM_TOLERANCE = 1e-12
 """Eigenvalues of inner products, relative to the largest, below which there is nothing but rounding."""
 

@@ -34,6 +34,20 @@ def check_numbers(
             raise UserError(f"expected model.{name} in [1, 8], got {power}")
 
 
+def check_shared_out(name: str, samples: int, processes: int) -> None:
+    """Refuse an evaluation set of which a process would have no sample: Lightning would pass it over there, and the
+    others would wait for it for ever.
+
+    Raises:
+        UserError: with both numbers.
+    """
+    if samples < processes:
+        raise UserError(
+            f"expected at least as many {name} samples as processes, got {samples} for {processes}: take more samples, "
+            "or fewer devices"
+        )
+
+
 def check_factored(
     objective: str,
     start: Start | None,

@@ -32,7 +32,7 @@ from eigen_lightning.directions.losses import InterferenceForm
 from eigen_lightning.directions.start import FEATURE_GAIN
 from eigen_lightning.learning import start_stage
 from eigen_lightning.learning.checkpoint_state import KEY, Learned, check_same, settings_of
-from eigen_lightning.learning.checks import check_factored, check_numbers
+from eigen_lightning.learning.checks import check_factored, check_numbers, check_shared_out
 from eigen_lightning.learning.finite import raise_not_finite
 from eigen_lightning.learning.precision import in_float32
 from eigen_lightning.run.collectives import reduced
@@ -310,6 +310,8 @@ class SparseEigendecomposition(LightningModule):
             )
         for samples in (data.train_set, *data.evaluation_sets.values()):
             check_samples(self.target, samples)
+        for name, samples in data.evaluation_sets.items():
+            check_shared_out(name, len(samples), self.trainer.world_size)
         self.linearizer, self.factored, self.caches = None, None, {}
 
     def configure_model(self) -> None:

@@ -36,9 +36,19 @@ def test_two_processes_give_what_one_gives(kinds: Kinds, kind: str) -> None:
     assert len(steps) == len(set(steps))
 
 
+def test_more_processes_than_held_out_samples_are_refused_and_do_not_wait_for_ever(kinds: Kinds) -> None:
+    folder = kinds.fresh("three-windows-for-four")
+    process = CommandProcess(runs.arguments(kinds.config("file"), folder), folder.with_suffix(".log"), 4)
+    assert process.wait(120) == [2] * 4
+    told = " ".join(process.log.read_text().split())
+    assert "expected at least as many heldout samples as processes, got 3 for 4" in told
+
+
 @pytest.mark.slow
 def test_parity_table(kinds: Kinds, capsys: pytest.CaptureFixture[str]) -> None:
-    table = {(kind, ranks): largest(kinds, kind, ranks) for kind in ("xor", "tms", "file") for ranks in (2, 4)}
+    # The file holds three held-out windows.
+    counts = {"xor": (2, 4), "tms": (2, 4), "file": (2, 3)}
+    table = {(kind, ranks): largest(kinds, kind, ranks) for kind in counts for ranks in counts[kind]}
     with capsys.disabled():
         for (kind, ranks), difference in table.items():
             print(f"\n{kind}, {ranks} processes against one: largest difference {difference:.2g}", end="")
