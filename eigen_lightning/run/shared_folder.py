@@ -88,8 +88,8 @@ def _public_target(target: Mapping[str, Any]) -> dict[str, Any]:
     """The target without paths of this machine, which are to be given to ``load`` elsewhere."""
     recipe = target["recipe"]
     paths = [name for name, value in recipe["init_args"].items() if isinstance(value, str) and _is_local(value)]
-    kept = {name: value for name, value in recipe["init_args"].items() if name not in paths}
-    public = {**target, "recipe": {**recipe, "init_args": kept, "missing": [*recipe["missing"], *paths]}}
+    arguments = {name: value for name, value in recipe["init_args"].items() if name not in paths}
+    public = {**target, "recipe": {**recipe, "init_args": arguments, "missing": [*recipe["missing"], *paths]}}
     return public | ({"name": public_name(target["name"])} if "name" in target else {})
 
 

@@ -1,6 +1,7 @@
 """Directions as factors: their geometry against dense rows, their products against dense products, their steps."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -214,17 +215,6 @@ def test_mixed_rows_are_sums_of_dense_rows_projected_on_the_held_factor(rank: in
         torch.testing.assert_close(part, expected)
 
 
-def test_at_full_rank_a_step_of_rows_that_repel_is_the_dense_polar_step() -> None:
-    network, divergence, inputs = SmallNetwork(TMS(), ("weight",)), MSE(), torch.rand(6, 5, dtype=torch.float64)
-    dense = Linearizer.prepare(network, divergence, inputs, traces=PLAIN)
-    factored = FactoredLinearizer.prepare(dense, 2, inputs)
-    space = factored.coordinates
-    rows = space.orthonormal(space.random(3, 0, "start"), 0)
-    gradient = factored(inputs).value_and_gradient(rows, Steepness(2.0))[1]
-    of_dense = dense(inputs).value_and_gradient(space.dense(rows), Steepness(2.0))[1]
-    torch.testing.assert_close(space.dense(repelled_step(space, rows, gradient, 1)), polar(of_dense))
-
-
 def test_rows_that_repel_end_at_more_features_than_free_ones() -> None:
     """Of equal starts, where one of five features is steeper than all others: a column of W each."""
     inputs = torch.eye(5, dtype=torch.float64) * torch.tensor([5.0, 1, 1, 1, 1], dtype=torch.float64)[:, None]
@@ -273,7 +263,10 @@ def test_steps_of_alternating_sides_never_lower_a_convex_objective_and_a_dead_ro
     assert values[-1] > 1.5 * values[0]
 
 
-def test_at_full_rank_a_step_of_free_rows_is_the_dense_step() -> None:
+@pytest.mark.parametrize(
+    ("step_of", "dense_step"), [(free_step, nn.functional.normalize), (repelled_step, polar)], ids=["free", "repelled"]
+)
+def test_at_full_rank_a_step_is_the_dense_step(step_of: Any, dense_step: Any) -> None:
     """With every column held, projecting the gradient on what the other factor spans changes nothing."""
     network, divergence, inputs = SmallNetwork(TMS(), ("weight",)), MSE(), torch.rand(6, 5, dtype=torch.float64)
     dense = Linearizer.prepare(network, divergence, inputs, traces=PLAIN)
@@ -281,6 +274,5 @@ def test_at_full_rank_a_step_of_free_rows_is_the_dense_step() -> None:
     space = factored.coordinates
     rows = space.orthonormal(space.random(3, 0, "start"), 0)
     gradient = factored(inputs).value_and_gradient(rows, Steepness(2.0))[1]
-    stepped = space.dense(free_step(space, rows, gradient, 1))
     of_dense = dense(inputs).value_and_gradient(space.dense(rows), Steepness(2.0))[1]
-    torch.testing.assert_close(stepped, nn.functional.normalize(of_dense, dim=1))
+    torch.testing.assert_close(space.dense(step_of(space, rows, gradient, 1)), dense_step(of_dense))

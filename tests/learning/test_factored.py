@@ -12,6 +12,7 @@ import eigen_lightning as el
 from eigen_lightning.curvature import TraceNormalization, factored
 from eigen_lightning.directions import Start
 from eigen_lightning.directions.factored_ascent import Factored
+from eigen_lightning.learning import start_stage
 from eigen_lightning.run import factored_rows
 from eigen_lightning.run.errors import UserError
 from eigen_lightning.run.folder import RunFolder
@@ -36,6 +37,21 @@ def test_at_full_rank_factors_find_what_dense_rows_find(tmp_path: Path) -> None:
     assert cosine.amax(1).min() > 0.99
     assert sorted(cosine.argmax(1).tolist()) == list(range(5))
     torch.testing.assert_close(held.directions.norm(dim=1), torch.ones(5))
+
+
+def test_directions_are_chosen_on_four_times_the_samples_that_rows_climb_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[list[int]] = []
+    chosen = start_stage.choose_factored
+
+    def counted(space: Any, samples: Any, more: Any, *rest: Any) -> Any:
+        counts.append([sum(len(inputs) for inputs, _ in each.passes()) for each in (samples, more)])
+        return chosen(space, samples, more, *rest)
+
+    monkeypatch.setattr(start_stage, "choose_factored", counted)
+    fit(tmp_path, directions_held=Factored(rank=1), samples=2048, **{**RECIPE, "start": Start(steps=2, samples=256)})
+    assert counts == [[256, 1024]]
 
 
 @pytest.mark.parametrize(
